@@ -1,6 +1,7 @@
 //! Credentials for signing in to servers: each has one source, one task that keeps it fresh, and any number of sessions
 //! that use it. A credential that still lives is used while its source fails.
 
+mod answer;
 mod aws;
 mod cloud;
 mod file;

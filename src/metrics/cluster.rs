@@ -10,8 +10,8 @@ use super::label_guard::LabelGuard;
 use super::names::{
     BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
     DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, HEDGED_DIALS, INSECURE, LOGIN_EXPIRY, LOGIN_FETCHES,
-    LOGINS, PENDING_DIALS, PRECONNECTED, PRECONNECTS, RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, TRIALS,
-    UNCLEAN_TLS_ENDS, WAIT_DURATION, WAITING_SESSIONS,
+    LOGIN_SUCCESS, LOGINS, PENDING_DIALS, PRECONNECTED, PRECONNECTS, RETRY_BUDGET_EXHAUSTED,
+    SESSION_DURATION, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION, WAITING_SESSIONS,
 };
 use crate::name::ClusterName;
 
@@ -148,7 +148,9 @@ impl CredentialMetrics {
 /// The metrics of a credential for signing in.
 pub(crate) struct LoginMetrics {
     cluster: ClusterName,
+    source: &'static str,
     fetched: Counter,
+    succeeded: Gauge,
     /// Its source gave none, or none that can be used.
     pub failed: Counter,
 }
@@ -157,15 +159,25 @@ impl LoginMetrics {
     #[must_use]
     pub(crate) fn new(cluster: &ClusterName, source: &'static str) -> Self {
         let fetches = |result: &'static str| counter!(LOGIN_FETCHES, "cluster" => cluster.to_string(), "source" => source, "result" => result);
-        Self { cluster: cluster.clone(), fetched: fetches("ok"), failed: fetches("failed") }
+        Self {
+            cluster: cluster.clone(),
+            source,
+            fetched: fetches("ok"),
+            succeeded: gauge!(LOGIN_SUCCESS, "cluster" => cluster.to_string(), "source" => source),
+            failed: fetches("failed"),
+        }
     }
 
-    /// Records that the source gave a credential that is valid up to then.
-    pub(crate) fn record_fetched(&self, expires: Option<SystemTime>) {
+    /// Records that the source gave a credential at that time, of that user, and when it ends. Only sources whose user is in the
+    /// file say the latter, so that users are as few as there.
+    pub(crate) fn record_fetched(&self, at: SystemTime, user: &str, expires: Option<SystemTime>) {
+        let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.fetched.increment(1);
+        self.succeeded.set(since(at).as_secs_f64());
         if let Some(end) = expires {
-            let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            gauge!(LOGIN_EXPIRY, "cluster" => self.cluster.to_string()).set(end.as_secs_f64());
+            let (cluster, user) = (self.cluster.to_string(), user.to_owned());
+            gauge!(LOGIN_EXPIRY, "cluster" => cluster, "source" => self.source, "user" => user)
+                .set(since(end).as_secs_f64());
         }
     }
 }

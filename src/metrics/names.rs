@@ -104,6 +104,8 @@ metrics! {
         "Credentials whose files changed: replaced while in use, or kept for want of good ones.";
     LOGIN_EXPIRY: "ambassador_login_expiry_timestamp_seconds", Timestamp,
         "When the credential for signing in ends, in seconds since 1970; only of sources that say so.";
+    LOGIN_SUCCESS: "ambassador_login_last_success_timestamp_seconds", Timestamp,
+        "When a source last gave a credential for signing in, in seconds since 1970.";
     LOGIN_FETCHES: "ambassador_login_fetches_total", Counter,
         "Credentials for signing in that a source was asked for, by result.";
     LOGINS: "ambassador_logins_total", Counter, "Logins to servers in the place of clients, by result.";

@@ -1,15 +1,15 @@
 //! Logins of protocols made of lines: the server's lines go in, and what is said to each comes out. Common to all of
-//! them: lines are bounded, so is their total; SASL travels in base64; and no secret that a server repeats is quoted.
+//! them: lines are bounded, so is their total; and SASL travels in base64.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
+use super::Dialogue;
 use super::client_login::{ClientDialogue, ClientLogin};
 use super::lines::{Framing, Lines, SAID_MAX};
-use super::login::{Login, LoginContext, LoginCredentials, LoginError, LoginStep, SignedIn, secret_message};
-use super::sasl::{Exchange, Mechanism, base64, from_base64, oauthbearer, plain, xoauth2};
-use super::{Dialogue, TurnedAway};
+use super::login::{Login, LoginContext, LoginError, LoginStep, SignedIn};
+use super::sasl::{Exchange, Mechanism, base64, from_base64};
 
 /// What to do after a line of the server.
 #[derive(Debug)]
@@ -170,16 +170,6 @@ impl SaslExchange {
             Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => self.answers >= 1,
         }
     }
-}
-
-/// The server's words about a login. Some repeat the command that they reject: words with the secret are left out.
-pub(super) fn verdict(kind: &'static str, words: &[u8], credentials: &LoginCredentials) -> TurnedAway {
-    let secret = secret_message(&[credentials.secret.expose().as_bytes()]);
-    let sent = [plain(credentials), xoauth2(credentials), oauthbearer(credentials), secret];
-    let repeats = |sent: &[u8]| !sent.is_empty() && words.windows(sent.len()).any(|part| part == sent);
-    let shows = sent.iter().any(|message| repeats(message) || repeats(&base64(message)));
-    let words = if shows { b"its words repeat the secret" } else { words };
-    TurnedAway::new(kind, None, words).through_tls()
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use zeroize::Zeroizing;
 
+use super::sasl::{base64, oauthbearer, plain, xoauth2};
 use super::{Dialogue, TurnedAway};
 use crate::sync::Mutex;
 
@@ -56,6 +58,9 @@ pub(super) struct Derivation {
 
 /// Derivations that are kept for one secret: one for each server with a salt of its own.
 const DERIVED_MAX: usize = 16;
+
+/// What a URL has as it is (RFC 3986 §2.3).
+const IN_URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 impl Secret {
     /// A secret of that kind.
@@ -105,6 +110,22 @@ impl PartialEq for Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secret").field("kind", &self.0.kind).finish_non_exhaustive()
+    }
+}
+
+impl LoginCredentials {
+    /// What the server says about a login with them; `said` is its whole message. Some servers repeat the command that they
+    /// reject: words with the secret, as it is or as a mechanism sends it, are left out.
+    pub(super) fn verdict(&self, by: TurnedAway, said: &[u8]) -> TurnedAway {
+        let secret = secret_message(&[self.secret.expose().as_bytes()]);
+        let mut in_url = Zeroizing::new(String::with_capacity(3 * secret.len()));
+        in_url.extend(utf8_percent_encode(self.secret.expose(), IN_URL));
+        let in_url = secret_message(&[in_url.as_bytes()]);
+        let sent = [plain(self), xoauth2(self), oauthbearer(self), in_url, secret];
+        let repeats = |sent: &[u8]| !sent.is_empty() && said.windows(sent.len()).any(|part| part == sent);
+        let shows = sent.iter().any(|message| repeats(message) || repeats(&base64(message)));
+        let by = by.through_tls();
+        if shows { TurnedAway { words: "its words repeat the secret".into(), ..by } } else { by }
     }
 }
 
@@ -294,6 +315,29 @@ mod tests {
         let credentials = LoginCredentials { user: "app".into(), secret: secret("hunter2") };
         let shown = format!("{credentials:?}");
         assert!(shown.contains("app") && shown.contains("Password") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_server_that_repeats_the_secret_is_not_quoted() {
+        let credentials = LoginCredentials { user: "tim".into(), secret: secret("tan+staaf/tan") };
+        let verdict = |words: &str| {
+            let words = format!("unknown: {words}");
+            credentials.verdict(TurnedAway::new("X", Some(5), words.as_bytes()), words.as_bytes()).to_string()
+        };
+        // The secret, that of PLAIN, of LOGIN, and of a URL.
+        for words in [
+            "tan+staaf/tan",
+            "\0tim\0tan+staaf/tan",
+            "dGFuK3N0YWFmL3Rhbg==",
+            "AHRpbQB0YW4rc3RhYWYvdGFu",
+            "tan%2Bstaaf%2Ftan",
+        ] {
+            assert_eq!(verdict(words), "X 5: its words repeat the secret", "{words}");
+        }
+        assert_eq!(verdict("tan"), "X 5: unknown: tan");
+        // Where the words are cut is no matter.
+        let long = format!("{}tan+staaf/tan", " ".repeat(10_000));
+        assert_eq!(verdict(&long), "X 5: its words repeat the secret");
     }
 
     #[test]

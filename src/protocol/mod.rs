@@ -221,6 +221,11 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// Whether a login of ours names a database, so that `login.database` can set it.
+    fn names_database_in_login(&self) -> bool {
+        false
+    }
+
     /// Signs in to the server for the client, once TLS is up.
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
         let _ = context;
@@ -345,6 +350,11 @@ pub fn that_sign_in(kind: SecretKind) -> impl Iterator<Item = &'static str> {
     all().filter(move |protocol| protocol.login_secrets().contains(&kind)).map(|protocol| protocol.label())
 }
 
+/// The names of the protocols whose logins name a database.
+pub fn that_name_databases() -> impl Iterator<Item = &'static str> {
+    all().filter(|protocol| protocol.names_database_in_login()).map(|protocol| protocol.label())
+}
+
 /// The protocol with that name.
 #[must_use]
 pub fn named(label: &str, options: &Options) -> Option<Arc<dyn Protocol>> {
@@ -363,6 +373,12 @@ mod tests {
 
     fn options() -> Options {
         Options { server_is_verified: true, host_name: "host.test".into(), ..Options::default() }
+    }
+
+    #[test]
+    fn some_logins_name_a_database() {
+        let names: Vec<_> = that_name_databases().collect();
+        assert_eq!(names, ["postgres", "mysql", "mongodb"]);
     }
 
     #[test]

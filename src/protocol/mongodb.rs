@@ -53,6 +53,10 @@ impl Protocol for MongoDb {
         &[SecretKind::Password]
     }
 
+    fn names_database_in_login(&self) -> bool {
+        true
+    }
+
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
         Some(Box::new(login::ScramLogin::new(context)))
     }

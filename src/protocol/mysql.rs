@@ -94,6 +94,10 @@ impl Protocol for MySql {
         &[SecretKind::Password, SecretKind::PasswordToken]
     }
 
+    fn names_database_in_login(&self) -> bool {
+        true
+    }
+
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn super::Login>> {
         Some(Box::new(sign_in::SignIn::new(context, self.key)))
     }

@@ -127,6 +127,10 @@ impl Protocol for Postgres {
         &[SecretKind::Password, SecretKind::PasswordToken, SecretKind::BearerToken]
     }
 
+    fn names_database_in_login(&self) -> bool {
+        true
+    }
+
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
         Some(Box::new(login::StartupLogin::new(context)))
     }

@@ -122,7 +122,9 @@ fn keys_of_the_instance_come_by_imdsv2_alone() {
         heads[1..].iter().all(|head| head.contains("x-aws-ec2-metadata-token: imds-session")),
         "{heads:?}"
     );
-    let expiry = ambassador.metrics().sum("login_expiry_timestamp_seconds", &[("cluster", "up")]);
+    let expiry = ambassador
+        .metrics()
+        .sum("login_expiry_timestamp_seconds", &[("cluster", "up"), ("source", "aws_rds_iam")]);
     assert!(expiry > 1.0e9, "{expiry}");
     for text in [ambassador.lines().join("\n"), ambassador.status().to_string()] {
         assert!(!text.contains("hidden") && !text.contains("X-Amz-Signature"), "a secret is shown");

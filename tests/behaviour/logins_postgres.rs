@@ -246,6 +246,11 @@ fn each_guard_that_is_missing_is_a_mistake_with_its_place() {
         ),
         (
             "bind: 127.0.0.1:0\nallow: anyone",
+            format!("protocol: redis\n{tls}\nlogin: {{ as: app, database: d, {password} }}"),
+            "`database` is for protocols postgres, mysql, mongodb, and this is redis",
+        ),
+        (
+            "bind: 127.0.0.1:0\nallow: anyone",
             format!("protocol: postgres\n{tls}\nlogin: {{ as: app }}"),
             "names no source of the secret: one of password",
         ),

@@ -161,10 +161,10 @@ impl SettingsBuilder<'_> {
     ) -> Option<Option<String>> {
         let given: Vec<_> = sections.iter().filter(|section| section.is_given("database")).collect();
         let Some(first) = given.first() else { return Some(None) };
-        let names_one = |protocol: &&dyn Protocol| ["postgres", "mysql"].contains(&protocol.label());
-        if let Some(protocol) = protocol.filter(|protocol| !names_one(protocol)) {
+        if let Some(protocol) = protocol.filter(|protocol| !protocol.names_database_in_login()) {
+            let able: Vec<_> = protocol::that_name_databases().collect();
             let message =
-                format!("`database` is for protocols postgres and mysql, and this is {}", protocol.label());
+                format!("`database` is for protocols {}, and this is {}", able.join(", "), protocol.label());
             self.findings.mistake(&first.at("database"), message);
         }
         let database = first.text("database")?;

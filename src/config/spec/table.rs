@@ -167,7 +167,8 @@ static LOGIN: SectionSpec = SectionSpec {
         optional("as", ValueKind::Text("app"),
             "The user at the server. Absent: the source says it (a password file with user and password)."),
         optional("database", ValueKind::Text("orders"),
-            "protocol postgres: the database; a client that asks for another one is refused. Default: the client's."),
+            "protocols postgres and mysql: the database; a client that asks for another one is refused. Default: the client's. \
+             mongodb: the database that knows the user. Default: admin."),
         optional("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
         optional("oauth2", ValueKind::Section(&OAUTH2), OAUTH2.about),
         optional("aws_rds_iam", ValueKind::Section(&AWS_RDS_IAM), AWS_RDS_IAM.about),

@@ -6,13 +6,13 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use hyper::Method;
-use hyper::header::{CONTENT_TYPE, HeaderName};
+use hyper::header::HeaderName;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use zeroize::Zeroizing;
 
+use super::answer::TokenAnswer;
 use super::http::{self, HttpField, HttpRequest, HttpUrl, PlainHttp};
 use super::{FetchedLogin, LoginSource};
 use crate::clock;
@@ -36,6 +36,16 @@ pub(crate) enum Cloud {
     AzureWorkload { token_url: String, client_id: String, token: PathBuf, resource: String },
     /// The metadata server of Google Cloud.
     Gcp { endpoint: String },
+}
+
+/// How the cloud is asked.
+struct CloudRequest {
+    method: Method,
+    url: String,
+    header: HttpField,
+    body: Zeroizing<Vec<u8>>,
+    /// What must not be repeated in any message.
+    secrets: Vec<Zeroizing<String>>,
 }
 
 /// A token of the cloud for a user.
@@ -93,7 +103,14 @@ impl Cloud {
         Self::Gcp { endpoint: host.map_or_else(|| METADATA.into(), |host| format!("http://{host}")) }
     }
 
-    fn request(&self) -> Result<(Method, String, Vec<HttpField>, Zeroizing<Vec<u8>>), String> {
+    fn request(&self) -> Result<CloudRequest, String> {
+        let get = |url, header, secrets| CloudRequest {
+            method: Method::GET,
+            url,
+            header,
+            body: Zeroizing::default(),
+            secrets,
+        };
         let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let field = |name: &'static str, value: &str| {
             HttpField(HeaderName::from_static(name), Zeroizing::new(value.to_owned()))
@@ -107,27 +124,26 @@ impl Cloud {
                 let whose =
                     client_id.as_ref().map(|id| format!("&client_id={}", encoded(id))).unwrap_or_default();
                 let url = format!("{endpoint}?api-version={version}&resource={}{whose}", encoded(resource));
-                (Method::GET, url, vec![header], Zeroizing::default())
+                get(url, header, app_service.iter().cloned().collect())
             }
             Self::AzureWorkload { token_url, client_id, token, resource } => {
                 let shown = token.display();
                 let read = read_secret(token).map_err(|error| format!("cannot read {shown}: {error}"))?;
                 let assertion =
                     std::str::from_utf8(&read).map_err(|_| format!("{shown} is not UTF-8"))?.trim();
-                let body = Zeroizing::new(format!(
-                    "grant_type=client_credentials&client_id={}&scope={}&client_assertion_type={}&client_assertion={}",
-                    encoded(client_id),
-                    encoded(&format!("{}/.default", resource.trim_end_matches('/'))),
-                    encoded("urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
-                    encoded(assertion)
-                ));
-                let form =
-                    HttpField(CONTENT_TYPE, Zeroizing::new("application/x-www-form-urlencoded".into()));
-                (Method::POST, token_url.clone(), vec![form], Zeroizing::new(body.as_bytes().to_vec()))
+                let (header, body) = http::form(&[
+                    ("grant_type", "client_credentials"),
+                    ("client_id", client_id),
+                    ("scope", &format!("{}/.default", resource.trim_end_matches('/'))),
+                    ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+                    ("client_assertion", assertion),
+                ]);
+                let secrets = vec![Zeroizing::new(assertion.to_owned())];
+                CloudRequest { method: Method::POST, url: token_url.clone(), header, body, secrets }
             }
             Self::Gcp { endpoint } => {
                 let url = format!("{endpoint}/computeMetadata/v1/instance/service-accounts/default/token");
-                (Method::GET, url, vec![field("metadata-flavor", "Google")], Zeroizing::default())
+                get(url, field("metadata-flavor", "Google"), Vec::new())
             }
         })
     }
@@ -175,29 +191,19 @@ impl LoginSource for CloudToken {
     }
 
     fn fetch(&self) -> Result<FetchedLogin, String> {
-        let (method, url, headers, body) = self.cloud.request()?;
+        let CloudRequest { method, url, header, body, secrets } = self.cloud.request()?;
         let parsed = HttpUrl::parse(&url, PlainHttp::Local).map_err(|reason| format!("{url} {reason}"))?;
         let at = clock::wall();
-        let answer = http::send(HttpRequest { method, url: &parsed, headers, body }, &Roots::System);
+        let answer =
+            http::send(HttpRequest { method, url: &parsed, headers: vec![header], body }, &Roots::System);
         let answer = answer.map_err(|error| error.to_string())?;
-        if answer.status != 200 {
-            return Err(format!("{parsed} answers with HTTP {}", answer.status));
-        }
-        let (token, life) =
-            token_of(&answer.body).ok_or_else(|| format!("{parsed} has answered with no access token"))?;
-        let secret = Secret::new(self.kind, token);
+        let secrets: Vec<&str> = secrets.iter().map(|secret| secret.as_str()).collect();
+        let TokenAnswer { access_token, expires, .. } =
+            TokenAnswer::read(&answer, &secrets, at).map_err(|error| format!("{parsed}: {error}"))?;
+        let secret = Secret::new(self.kind, access_token);
         let credentials = LoginCredentials { user: self.user.clone(), secret };
-        Ok(FetchedLogin { credentials, expires: Some(at + life) })
+        Ok(FetchedLogin { credentials, expires: Some(expires) })
     }
-}
-
-/// The token and its life. Azure's metadata service writes numbers as text.
-fn token_of(body: &[u8]) -> Option<(Zeroizing<String>, Duration)> {
-    let fields: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let token = fields["access_token"].as_str().filter(|token| !token.is_empty())?;
-    let life = &fields["expires_in"];
-    let seconds = life.as_u64().or_else(|| life.as_str()?.parse().ok()).unwrap_or(3600);
-    Some((Zeroizing::new(token.to_owned()), Duration::from_secs(seconds.min(7 * 86_400))))
 }
 
 #[cfg(test)]
@@ -210,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_environment_says_which_of_azures_identities_it_is() {
-        let url = |cloud: Cloud| cloud.request().unwrap().1;
+        let url = |cloud: Cloud| cloud.request().unwrap().url;
         assert_eq!(
             url(Cloud::azure(&environment(&[]), Some("id 1"), AZURE_DATABASES)),
             "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=\
@@ -235,7 +241,9 @@ mod tests {
             "AZURE_CLIENT_ID" => Some("client".to_owned()),
             _ => None,
         };
-        let (method, url, _, body) = Cloud::azure(&pod, None, AZURE_DATABASES).request().unwrap();
+        let CloudRequest { method, url, body, secrets, .. } =
+            Cloud::azure(&pod, None, AZURE_DATABASES).request().unwrap();
+        assert_eq!(secrets, [Zeroizing::new("e.y.J".to_owned())]);
         assert_eq!(
             (method, url.as_str()),
             (Method::POST, "https://login.microsoftonline.com/tenant/oauth2/v2.0/token")
@@ -243,26 +251,10 @@ mod tests {
         let body = String::from_utf8(body.to_vec()).unwrap();
         assert!(
             body.contains(
-                "client_id=client&scope=https%3A%2F%2Fossrdbms%2Daad%2Edatabase%2Ewindows%2Enet%2F%2Edefault&"
+                "client_id=client&scope=https%3A%2F%2Fossrdbms-aad.database.windows.net%2F.default&"
             ),
             "{body}"
         );
-        assert!(body.ends_with("&client_assertion=e%2Ey%2EJ"), "{body}");
-    }
-
-    #[test]
-    fn tokens_and_lives_are_read_as_either_cloud_writes_them() {
-        let life =
-            |text: &str| token_of(text.as_bytes()).map(|(token, life)| (token.to_string(), life.as_secs()));
-        for (text, expected) in [
-            (r#"{"access_token":"t","expires_in":3599,"token_type":"Bearer"}"#, Some(("t".to_owned(), 3599))),
-            (r#"{"access_token":"t","expires_in":"86399","resource":"x"}"#, Some(("t".to_owned(), 86_399))),
-            (r#"{"access_token":"t"}"#, Some(("t".to_owned(), 3600))),
-            (r#"{"access_token":"","expires_in":1}"#, None),
-            (r#"{"error":"invalid_request"}"#, None),
-            ("<html>", None),
-        ] {
-            assert_eq!(life(text), expected, "{text}");
-        }
+        assert!(body.ends_with("&client_assertion=e.y.J"), "{body}");
     }
 }

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::answer::secret;
 use super::{FetchedLogin, LoginSource};
 use crate::protocol::{LoginCredentials, Secret, SecretKind};
 use crate::tls::read_secret;
@@ -84,16 +86,25 @@ fn credentials(user: String, password: &str) -> Result<LoginCredentials, &'stati
 const USER: [&str; 2] = ["username", "user"];
 const PASSWORD: [&str; 1] = ["password"];
 
+/// The same of an object in JSON.
+#[derive(Deserialize)]
+struct Both {
+    username: Option<String>,
+    user: Option<String>,
+    #[serde(deserialize_with = "secret", default)]
+    password: Option<Zeroizing<String>>,
+}
+
 /// A JSON object, or lines `key=value`, with user and password; other keys are left alone.
 fn both(text: &str) -> Result<LoginCredentials, &'static str> {
     const WHAT: &str =
         "has no `username` and `password`: without `as`, a file has both, as JSON or as lines key=value";
     if text.trim_start().starts_with('{') {
-        let fields: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(text).map_err(|_| "begins as JSON and is none")?;
-        let value = |names: &[&str]| names.iter().find_map(|name| fields.get(*name)?.as_str());
-        let (user, password) = (value(&USER).ok_or(WHAT)?, value(&PASSWORD).ok_or(WHAT)?);
-        return credentials(user.to_owned(), password);
+        let read = serde_json::from_str::<Both>(text);
+        // serde's errors quote what they do not like.
+        let read = read.map_err(|error| if error.is_data() { WHAT } else { "begins as JSON and is none" })?;
+        let user = read.username.or(read.user).ok_or(WHAT)?;
+        return credentials(user, &read.password.ok_or(WHAT)?);
     }
     let fields = || text.lines().filter_map(|line| line.split_once('='));
     let value = |names: &[&str]| {
@@ -154,6 +165,11 @@ mod tests {
             (Some("app"), b"\xff\xfe", "FILE is not UTF-8"),
             (None, b"{\"password\": \"hunter2\"", "FILE begins as JSON and is none"),
             (None, b"username=\npassword=hunter2", "FILE has an empty user"),
+            (
+                None,
+                b"{\"username\": \"hunter2\", \"password\": 7}",
+                "FILE has no `username` and `password`: without `as`, a file has both, as JSON or as lines key=value",
+            ),
             (
                 None,
                 b"hunter2\n",

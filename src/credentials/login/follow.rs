@@ -73,7 +73,7 @@ pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop
             Ok(None) => strong.end_asking(),
             Ok(Some(fetched)) => {
                 failures = 0;
-                metrics.record_fetched(fetched.expires);
+                metrics.record_fetched(clock::wall(), &fetched.credentials.user, fetched.expires);
                 next = fetched.expires.map(|end| clock::now() + ahead(end, clock::wall(), &mut rng));
                 if strong.install(fetched) {
                     let (cluster, source) = (&strong.cluster, strong.source.label());

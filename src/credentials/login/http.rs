@@ -6,16 +6,17 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -179,12 +180,44 @@ impl fmt::Display for HttpUrl {
     }
 }
 
+/// Link-local services of AWS that have unique local addresses: the instance's metadata, and Pod Identity of EKS.
+const OF_AWS: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)];
+
 fn is_local(host: &str) -> bool {
     match host.parse() {
         Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
-        Ok(IpAddr::V6(address)) => address.is_loopback() || address.is_unicast_link_local(),
+        Ok(IpAddr::V6(address)) => {
+            address.is_loopback() || address.is_unicast_link_local() || OF_AWS.contains(&address)
+        }
         Err(_) => false,
     }
+}
+
+/// As application/x-www-form-urlencoded has them.
+pub(super) const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
+
+/// The text as in a URL or form. It may be a secret.
+pub(super) fn percent_encoded(text: &str, kept: &'static AsciiSet) -> Zeroizing<String> {
+    // With its final capacity: a string that grows leaves a copy behind.
+    let mut encoded = Zeroizing::new(String::with_capacity(3 * text.len()));
+    encoded.extend(utf8_percent_encode(text, kept));
+    encoded
+}
+
+/// A form: the field of the header that says so, and the body.
+pub(super) fn form(fields: &[(&str, &str)]) -> (HttpField, Zeroizing<Vec<u8>>) {
+    let most = fields.iter().map(|(name, value)| name.len() + 2 + 3 * value.len()).sum();
+    let mut body = Zeroizing::new(Vec::with_capacity(most));
+    for (name, value) in fields {
+        if !body.is_empty() {
+            body.push(b'&');
+        }
+        body.extend_from_slice(name.as_bytes());
+        body.push(b'=');
+        utf8_percent_encode(value, KEPT).for_each(|part| body.extend_from_slice(part.as_bytes()));
+    }
+    (HttpField(CONTENT_TYPE, Zeroizing::new("application/x-www-form-urlencoded".into())), body)
 }
 
 /// Sends the request and waits for the answer. Not to be called on a thread with a runtime.
@@ -369,6 +402,10 @@ mod tests {
             ("http://localhost/x", false),
             ("http://10.0.0.1/x", false),
             ("http://[fe80::1]/x", true),
+            ("http://[fd00:ec2::254]/latest", true),
+            ("http://[fd00:ec2::23]/v1/credentials", true),
+            ("http://[fd00:ec2::1]/x", false),
+            ("http://[fd00::254]/x", false),
         ] {
             assert_eq!(HttpUrl::parse(text, PlainHttp::Local).is_ok(), is_allowed, "{text}");
         }

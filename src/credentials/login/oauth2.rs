@@ -4,7 +4,6 @@
 //! The client authenticates by a secret or by a signed assertion (RFC 7523 §2.2). A refresh token is obtained by a person
 //! (`device`), and replaced in its file when the server replaces it (`refresh_token`).
 
-mod answer;
 mod device;
 mod jwt;
 mod refresh_token;
@@ -12,16 +11,15 @@ mod service_account;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use aws_lc_rs::digest;
 use data_encoding::BASE64;
 use hyper::Method;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use hyper::header::{ACCEPT, AUTHORIZATION};
 use zeroize::Zeroizing;
 
-use super::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl};
+use super::answer::{OAuth2Error, TokenAnswer};
+use super::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl, KEPT, percent_encoded};
 use super::{FetchedLogin, LoginSource};
 use crate::clock;
 use crate::protocol::{LoginCredentials, Secret, SecretKind};
@@ -33,12 +31,8 @@ pub(crate) use jwt::{AssertionSettings, JwtAlgorithm};
 pub(crate) use refresh_token::RefreshTokenFile;
 pub(crate) use service_account::ServiceAccount;
 
-use answer::{OAuth2Error, TokenAnswer};
 use service_account::GOOGLE_LIFE;
 
-/// The life of a token whose server does not say it. Most give an hour; where it is less, the server's rejection has the next
-/// one fetched.
-const LIFE_UNSAID: Duration = Duration::from_secs(3600);
 /// The longest secret, in bytes.
 const SECRET_MAX: usize = 16 * 1024;
 
@@ -116,9 +110,6 @@ struct Form {
     header_secret: Option<Zeroizing<String>>,
 }
 
-/// As application/x-www-form-urlencoded has them.
-const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
-
 impl Form {
     fn add(&mut self, name: &'static str, value: impl Into<String>) {
         self.fields.push((name, Zeroizing::new(value.into())));
@@ -129,19 +120,9 @@ impl Form {
         self.fields.push((name, value));
     }
 
-    fn body(&self) -> Zeroizing<Vec<u8>> {
-        // With its final capacity: a vector that grows leaves a copy behind.
-        let most = self.fields.iter().map(|(name, value)| name.len() + 2 + 3 * value.len()).sum();
-        let mut body = Zeroizing::new(Vec::with_capacity(most));
-        for (name, value) in &self.fields {
-            if !body.is_empty() {
-                body.push(b'&');
-            }
-            body.extend_from_slice(name.as_bytes());
-            body.push(b'=');
-            utf8_percent_encode(value, KEPT).for_each(|part| body.extend_from_slice(part.as_bytes()));
-        }
-        body
+    fn encoded(&self) -> (HttpField, Zeroizing<Vec<u8>>) {
+        let fields: Vec<_> = self.fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        http::form(&fields)
     }
 
     /// What must not be repeated in any message.
@@ -152,11 +133,10 @@ impl Form {
 
     /// Sends it.
     fn post(&self, url: &HttpUrl, roots: &Roots) -> Result<HttpAnswer, String> {
-        let field = |name, value: &str| HttpField(name, Zeroizing::new(value.to_owned()));
-        let mut headers =
-            vec![field(ACCEPT, "application/json"), field(CONTENT_TYPE, "application/x-www-form-urlencoded")];
-        headers.extend(self.authorization.iter().map(|value| field(AUTHORIZATION, value)));
-        let request = HttpRequest { method: Method::POST, url, headers, body: self.body() };
+        let (form, body) = self.encoded();
+        let mut headers = vec![HttpField(ACCEPT, Zeroizing::new("application/json".into())), form];
+        headers.extend(self.authorization.iter().map(|value| HttpField(AUTHORIZATION, value.clone())));
+        let request = HttpRequest { method: Method::POST, url, headers, body };
         http::send(request, roots).map_err(|error| error.to_string())
     }
 }
@@ -172,10 +152,8 @@ impl OAuth2Client {
             }
             ClientProof::Secret { file, is_basic: true } => {
                 let secret = secret_of(file)?;
-                let mut both = Zeroizing::new(String::with_capacity(3 * (self.id.len() + secret.len()) + 1));
-                both.extend(utf8_percent_encode(&self.id, KEPT));
-                both.push(':');
-                both.extend(utf8_percent_encode(&secret, KEPT));
+                let (id, proof) = (percent_encoded(&self.id, KEPT), percent_encoded(&secret, KEPT));
+                let both = Zeroizing::new([id.as_str(), ":", &proof].concat());
                 let mut header = Zeroizing::new(String::with_capacity(both.len() * 4 / 3 + 16));
                 header.push_str("Basic ");
                 BASE64.encode_append(both.as_bytes(), &mut header);

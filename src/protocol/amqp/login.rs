@@ -231,7 +231,7 @@ impl StartLogin {
     }
 
     fn rejected(&self, words: &[u8]) -> LoginError {
-        let by = TurnedAway::new("AMQP error 403", None, words).through_tls();
+        let by = self.credentials.verdict(TurnedAway::new("AMQP error 403", None, words), words);
         LoginError::Rejected { user: self.credentials.user.clone(), by, is_of_secret: true }
     }
 
@@ -244,7 +244,10 @@ impl StartLogin {
         let words = short(&mut arguments).unwrap_or_default();
         match u16::from_be_bytes(*code) {
             ACCESS_REFUSED if self.has_proved => self.rejected(words),
-            code => LoginError::TurnedAway(TurnedAway::new("AMQP error", Some(code), words).through_tls()),
+            code => {
+                let by = TurnedAway::new("AMQP error", Some(code), words);
+                LoginError::TurnedAway(self.credentials.verdict(by, words))
+            }
         }
     }
 

@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 
 use zeroize::Zeroizing;
 
-use super::{GREETING, begins_with, bye, status};
+use super::{GREETING, TurnedAway, begins_with, bye, status};
 use crate::protocol::client_login::{
     CAPABILITIES_MAX, ClientDialogue, ClientProgress, SaslRequest, SaslVerdict, first_line, first_word,
 };
-use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept, verdict};
+use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept};
 use crate::protocol::lines::{Framing, literal};
 use crate::protocol::login::{LoginContext, LoginError, SecretKind, secret_message};
 
@@ -45,6 +45,10 @@ const fn malformed(reason: &'static str) -> LoginError {
 }
 
 impl ImapLogin {
+    fn turned_away(&self, line: &[u8]) -> LoginError {
+        LoginError::TurnedAway(self.context.credentials.verdict(bye(line), line))
+    }
+
     pub(super) fn new(context: LoginContext<'_>) -> Self {
         let context = kept(context);
         let expects = if context.is_greeted { Expects::Capabilities } else { Expects::Greeting };
@@ -68,7 +72,7 @@ impl ImapLogin {
                 self.learn_code(&line["* PREAUTH".len()..]);
                 Ok(self.signed_in())
             }
-            Some("BYE") => Err(turned_away(line)),
+            Some("BYE") => Err(self.turned_away(line)),
             _ => Err(malformed("no greeting")),
         }
     }
@@ -167,7 +171,7 @@ impl ImapLogin {
             return Err(malformed("an answer that is neither OK, NO nor BAD"));
         };
         let text = &answer[kind.0.len()..];
-        let by = verdict(kind.1, text, credentials);
+        let by = credentials.verdict(TurnedAway::new(kind.1, None, text), text);
         let not_now = ["UNAVAILABLE", "INUSE", "LIMIT", "SERVERBUG"];
         if not_now.iter().any(|word| begins_with(code(text), word)) {
             return Err(LoginError::TurnedAway(by));
@@ -203,7 +207,7 @@ impl LoginDialogue for ImapLogin {
         }
         if let Some(data) = line.strip_prefix(b"* ") {
             match status(line) {
-                Some("BYE") => return Err(turned_away(line)),
+                Some("BYE") => return Err(self.turned_away(line)),
                 Some("OK") => _ = self.learn_code(&data["OK".len()..]),
                 _ if begins_with(data, "CAPABILITY") => self.learn(&data["CAPABILITY".len()..]),
                 _ => {}
@@ -221,10 +225,6 @@ impl LoginDialogue for ImapLogin {
 fn code(text: &[u8]) -> &[u8] {
     let Some(rest) = text.trim_ascii_start().strip_prefix(b"[") else { return b"" };
     rest.iter().position(|byte| *byte == b']').map_or(b"", |end| &rest[..end])
-}
-
-fn turned_away(line: &[u8]) -> LoginError {
-    LoginError::TurnedAway(bye(line).through_tls())
 }
 
 /// LOGIN, in one part for each literal that the server has to agree to, and one more.

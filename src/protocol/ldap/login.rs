@@ -60,7 +60,7 @@ impl SimpleBind {
         let kind = if id == 0 { "LDAP notice of disconnection" } else { "LDAP result" };
         let words = || element(element(code.rest).ok()?.rest).ok().map(|words| words.content);
         let words = words().filter(|words| !words.is_empty()).unwrap_or_else(|| meaning(number).as_bytes());
-        let by = TurnedAway::new(kind, u16::try_from(number).ok(), words).through_tls();
+        let by = self.credentials.verdict(TurnedAway::new(kind, u16::try_from(number).ok(), words), result);
         // A password, and what a server demands of binds: a name that is none, TLS, or another mechanism.
         let is_of_secret = matches!(number, 32 | 48 | 49 | 53);
         match number {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::protocol::login::Secret;
-use crate::protocol::{LoginStep, Outbox, Protocol, SecretKind};
+use crate::protocol::{LoginCredentials, LoginStep, Outbox, Protocol, SecretKind};
 
 pub(in crate::protocol) const SECRET: &str = "tanstaaftanstaaf";
 
@@ -159,18 +159,4 @@ pub(in crate::protocol) fn bears_any_client(signed_in: impl Fn() -> SignedIn, li
             .any(|_| dialogue.is_finished() || dialogue.on_downstream(more.as_bytes(), &mut out).is_err());
         assert!(ends && out.to_downstream.len() < 256 * 1024, "{more:?}");
     }
-}
-
-#[test]
-fn a_server_that_repeats_the_secret_is_not_quoted() {
-    let secret = Secret::new(SecretKind::Password, Zeroizing::new(SECRET.into()));
-    let credentials = LoginCredentials { user: "tim".into(), secret };
-    for words in [SECRET, "bad command AHRpbQB0YW5zdGFhZnRhbnN0YWFm", "dGFuc3RhYWZ0YW5zdGFhZg=="] {
-        let by = verdict("IMAP BAD", format!("unknown: {words}").as_bytes(), &credentials);
-        assert_eq!(by.words, "its words repeat the secret", "{words}");
-    }
-    assert_eq!(
-        verdict("IMAP NO", b" [AUTHENTICATIONFAILED] no", &credentials).words,
-        "[AUTHENTICATIONFAILED] no"
-    );
 }

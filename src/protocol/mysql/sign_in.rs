@@ -225,7 +225,7 @@ impl SignIn {
     /// An ERR: about room, about the user, about our login, or about what the client asked for, such as a database that
     /// does not exist: the client gets that one as it is.
     fn error(&self, payload: &[u8]) -> Result<LoginStep, LoginError> {
-        let by = parse_refusal(payload).through_tls();
+        let by = self.credentials.verdict(parse_refusal(payload), payload);
         let number = error_number(payload);
         if NOT_NOW.contains(&number) {
             return Err(LoginError::TurnedAway(by));

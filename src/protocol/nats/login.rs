@@ -70,9 +70,10 @@ impl ConnectLogin {
     }
 
     fn error(&self, line: &[u8]) -> LoginError {
-        let by = error(line).through_tls();
+        let by = error(line);
         let words = by.words.to_ascii_lowercase();
         let is_late = words.starts_with("authentication timeout");
+        let by = self.credentials.verdict(by, line);
         match words.starts_with("authorization") || words.starts_with("authentication") && !is_late {
             true => LoginError::Rejected { user: self.credentials.user.clone(), by, is_of_secret: true },
             false => LoginError::TurnedAway(by),

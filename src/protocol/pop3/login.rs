@@ -5,12 +5,12 @@
 
 use zeroize::Zeroizing;
 
-use super::{begins_with, greeting, timestamp};
+use super::{TurnedAway, begins_with, greeting, timestamp};
 use crate::protocol::client_login::{
     CAPABILITIES_MAX, ClientDialogue, ClientProgress, OFFERED, SaslRequest, SaslVerdict, first_line,
     first_word,
 };
-use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept, verdict};
+use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept};
 use crate::protocol::login::{LoginContext, LoginError, SecretKind, secret_message};
 
 /// One login.
@@ -110,7 +110,7 @@ impl Pop3Login {
 
     fn refused(&self, text: &[u8]) -> LoginError {
         let credentials = &self.context.credentials;
-        let by = verdict("POP3 -ERR", text, credentials);
+        let by = credentials.verdict(TurnedAway::new("POP3 -ERR", None, text), text);
         let not_now = ["[SYS/", "[IN-USE]", "[LOGIN-DELAY"];
         let marked = by.words.to_ascii_uppercase();
         let is_of_secret = match &self.expects {

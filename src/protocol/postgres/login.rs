@@ -248,12 +248,13 @@ impl StartupLogin {
     fn error(&mut self, message: &[u8]) -> Result<LoginStep, LoginError> {
         let fields = &message[HEAD..];
         if let Some(by) = not_now(fields) {
-            return Err(LoginError::TurnedAway(by.through_tls()));
+            return Err(LoginError::TurnedAway(self.credentials.verdict(by, fields)));
         }
         let code = sqlstate(fields).unwrap_or_default();
         if code.starts_with("28") {
             let kind = if code == "28P01" { "PostgreSQL error 28P01" } else { "PostgreSQL error 28000" };
-            let by = TurnedAway::new(kind, None, field(fields, b'M').unwrap_or_default()).through_tls();
+            let by = TurnedAway::new(kind, None, field(fields, b'M').unwrap_or_default());
+            let by = self.credentials.verdict(by, fields);
             let user = self.credentials.user.clone();
             return Err(LoginError::Rejected { user, by, is_of_secret: self.has_proved });
         }

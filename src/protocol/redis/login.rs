@@ -53,7 +53,7 @@ impl AuthLogin {
 
     /// An error in answer to AUTH.
     fn error(&self, line: &[u8]) -> LoginError {
-        let by = |words: &[u8]| TurnedAway::new("Redis error", None, words).through_tls();
+        let by = self.credentials.verdict(TurnedAway::new("Redis error", None, &line[1..]), line);
         let begins = |word: &str| {
             let words = line.get(1..).unwrap_or_default();
             words.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word.as_bytes()))
@@ -63,9 +63,9 @@ impl AuthLogin {
         // An old server that has no users, or one without a password: whatever the secret is.
         if is_of_secret || begins("ERR") && !begins("ERR max number of clients") || begins("NOPERM") {
             let user = self.credentials.user.clone();
-            return LoginError::Rejected { user, by: by(&line[1..]), is_of_secret };
+            return LoginError::Rejected { user, by, is_of_secret };
         }
-        LoginError::TurnedAway(by(&line[1..]))
+        LoginError::TurnedAway(by)
     }
 }
 

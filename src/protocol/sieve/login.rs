@@ -5,12 +5,12 @@
 
 use zeroize::Zeroizing;
 
-use super::{begins_with, text};
+use super::{TurnedAway, begins_with, text};
 use crate::protocol::client_login::{
     CAPABILITIES_MAX, ClientDialogue, ClientProgress, OFFERED, SaslRequest, SaslVerdict, first_line,
     first_word,
 };
-use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept, verdict};
+use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept};
 use crate::protocol::lines::{Framing, literal};
 use crate::protocol::login::{LoginContext, LoginError, secret_message};
 use crate::protocol::sasl::from_base64;
@@ -84,7 +84,7 @@ impl SieveLogin {
 
     fn refused(&self, kind: &'static str, line: &[u8]) -> LoginError {
         let credentials = &self.context.credentials;
-        let by = verdict(kind, text(line), credentials);
+        let by = credentials.verdict(TurnedAway::new(kind, None, text(line)), line);
         match &self.sasl {
             Some(sasl) if kind == NO && !begins_with(code(line), "TRYLATER") => {
                 LoginError::Rejected { user: credentials.user.clone(), by, is_of_secret: sasl.has_proved() }

@@ -96,7 +96,8 @@ impl MailLogin {
         if !is_last {
             return Ok(None);
         }
-        let by = TurnedAway::new("SMTP", Some(code), &std::mem::take(&mut self.said));
+        let said = std::mem::take(&mut self.said);
+        let by = self.context.credentials.verdict(TurnedAway::new("SMTP", Some(code), &said), &said);
         self.reply(code, text, by).map(Some)
     }
 
@@ -131,7 +132,7 @@ impl MailLogin {
                     Expects::Greeting | Expects::Capabilities => false,
                 };
                 let user = self.context.credentials.user.clone();
-                Err(LoginError::Rejected { user, by: by.through_tls(), is_of_secret })
+                Err(LoginError::Rejected { user, by, is_of_secret })
             }
             _ => Err(malformed("a reply that belongs to no login")),
         }

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use hyper::Method;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use hyper::header::{AUTHORIZATION, HeaderName};
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::sigv4::AwsKeys;
+use crate::credentials::login::answer::secret;
 use crate::credentials::login::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl, PlainHttp};
 use crate::tls::{Roots, read_secret};
 
@@ -194,14 +195,23 @@ fn header(name: &'static str, value: &str) -> HttpField {
 
 /// `{"AccessKeyId", "SecretAccessKey", "Token", "Expiration"}`, of a container's endpoint and of the metadata service.
 fn of_json(body: &[u8], from: &str) -> Result<AwsKeys, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Answered {
+        access_key_id: String,
+        #[serde(deserialize_with = "secret")]
+        secret_access_key: Option<Zeroizing<String>>,
+        #[serde(deserialize_with = "secret", default)]
+        token: Option<Zeroizing<String>>,
+        expiration: Option<String>,
+    }
     let bad = || format!("{from} has answered with no keys of AWS");
-    let fields: serde_json::Value = serde_json::from_slice(body).map_err(|_| bad())?;
-    let text = |name: &str| fields[name].as_str().map(ToOwned::to_owned);
+    let answered: Answered = serde_json::from_slice(body).map_err(|_| bad())?;
     Ok(AwsKeys {
-        id: text("AccessKeyId").ok_or_else(bad)?,
-        secret: Zeroizing::new(text("SecretAccessKey").ok_or_else(bad)?),
-        session_token: text("Token").map(Zeroizing::new),
-        expires: text("Expiration").as_deref().and_then(moment),
+        id: answered.access_key_id,
+        secret: answered.secret_access_key.ok_or_else(bad)?,
+        session_token: answered.token,
+        expires: answered.expiration.as_deref().and_then(moment),
     })
 }
 
@@ -246,15 +256,14 @@ impl WebIdentity {
         let endpoint =
             self.endpoint.clone().unwrap_or_else(|| format!("https://sts.{region}.amazonaws.com/"));
         let token = text_of(&self.token)?;
-        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let body = Zeroizing::new(format!(
-            "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleArn={}&RoleSessionName={}&WebIdentityToken={}",
-            encoded(&self.role),
-            encoded(&self.session),
-            encoded(token.trim())
-        ));
-        let form = HttpField(CONTENT_TYPE, Zeroizing::new("application/x-www-form-urlencoded".into()));
-        let answer = ask(Method::POST, &endpoint, vec![form], Zeroizing::new(body.as_bytes().to_vec()))?;
+        let (form, body) = http::form(&[
+            ("Action", "AssumeRoleWithWebIdentity"),
+            ("Version", "2011-06-15"),
+            ("RoleArn", &self.role),
+            ("RoleSessionName", &self.session),
+            ("WebIdentityToken", token.trim()),
+        ]);
+        let answer = ask(Method::POST, &endpoint, vec![form], body)?;
         let text = Zeroizing::new(String::from_utf8_lossy(&answer.body).into_owned());
         of_xml(&text).ok_or_else(|| format!("{endpoint} has answered with no keys of AWS"))
     }
@@ -266,13 +275,14 @@ fn of_xml(text: &str) -> Option<AwsKeys> {
         let (_, rest) = text.split_once(&format!("<{name}>"))?;
         let (value, _) = rest.split_once(&format!("</{name}>"))?;
         // Base64 and names have nothing that XML escapes but `+` of some encoders.
-        Some(value.trim().replace("&#43;", "+").replace("&amp;", "&"))
+        let value = Zeroizing::new(value.trim().replace("&#43;", "+"));
+        Some(Zeroizing::new(value.replace("&amp;", "&")))
     };
     Some(AwsKeys {
-        id: element("AccessKeyId")?,
-        secret: Zeroizing::new(element("SecretAccessKey")?),
-        session_token: Some(Zeroizing::new(element("SessionToken")?)),
-        expires: element("Expiration").as_deref().and_then(moment),
+        id: element("AccessKeyId")?.to_string(),
+        secret: element("SecretAccessKey")?,
+        session_token: Some(element("SessionToken")?),
+        expires: element("Expiration").and_then(|text| moment(&text)),
     })
 }
 

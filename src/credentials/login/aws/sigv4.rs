@@ -9,8 +9,10 @@ use std::time::SystemTime;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use zeroize::Zeroizing;
+
+use crate::credentials::login::http::percent_encoded;
 
 /// Keys of AWS, as a source of them gives them.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,28 +48,31 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 pub(super) fn token(connect: &Connect<'_>, keys: &AwsKeys, at: SystemTime) -> Zeroizing<String> {
     let Connect { service, region, host, user: (parameter, user) } = connect;
     let (date, time) = stamps(at);
-    let encoded = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
+    // What has a secret in it is put together at once: a string that grows leaves a copy behind.
+    let encoded = |text: &str| percent_encoded(text, RESERVED);
     let scope = format!("{date}/{region}/{service}/aws4_request");
     let credential = encoded(&format!("{}/{scope}", keys.id));
-    let session =
-        keys.session_token.as_ref().map(|token| format!("&X-Amz-Security-Token={}", encoded(token)));
-    let session = Zeroizing::new(session.unwrap_or_default());
+    let session = keys.session_token.as_ref().map(|token| encoded(token));
+    let session = session.map(|token| Zeroizing::new(["&X-Amz-Security-Token=", &*token].concat()));
+    let session = session.unwrap_or_default();
     let fixed = format!(
-        "Action=connect&{parameter}={}&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={credential}&X-Amz-Date={time}&\
+        "Action=connect&{parameter}={}&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={}&X-Amz-Date={time}&\
          X-Amz-Expires={LIFETIME}",
-        encoded(user)
+        *encoded(user),
+        *credential
     );
-    let query = Zeroizing::new(format!("{fixed}&X-Amz-SignedHeaders=host{}", *session));
+    let query = Zeroizing::new([&*fixed, "&X-Amz-SignedHeaders=host", &*session].concat());
     // What is signed has its parameters in order; "Security" comes before "SignedHeaders".
-    let ordered = Zeroizing::new(format!("{fixed}{}&X-Amz-SignedHeaders=host", *session));
-    let request = Zeroizing::new(format!("GET\n/\n{}\nhost:{host}\n\nhost\n{}", *ordered, hash(b"")));
+    let ordered = Zeroizing::new([&*fixed, &*session, "&X-Amz-SignedHeaders=host"].concat());
+    let request =
+        Zeroizing::new(["GET\n/\n", &*ordered, "\nhost:", *host, "\n\nhost\n", &hash(b"")].concat());
     let to_sign = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hash(request.as_bytes()));
-    let first = Zeroizing::new(format!("AWS4{}", *keys.secret).into_bytes());
+    let first = Zeroizing::new(["AWS4", &*keys.secret].concat().into_bytes());
     let key = [date.as_str(), *region, *service, "aws4_request"]
         .iter()
         .fold(first, |key, part| Zeroizing::new(sign(&key, part.as_bytes())));
     let signature = HEXLOWER.encode(&sign(&key, to_sign.as_bytes()));
-    Zeroizing::new(format!("{host}/?{}&X-Amz-Signature={signature}", *query))
+    Zeroizing::new([*host, "/?", &*query, "&X-Amz-Signature=", &signature].concat())
 }
 
 fn sign(key: &[u8], message: &[u8]) -> Vec<u8> {

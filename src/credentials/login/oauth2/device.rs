@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::answer::{OAuth2Error, TokenAnswer, secret, shown};
 use super::{Form, Grant, OAuth2, RefreshTokenFile};
 use crate::clock;
+use crate::credentials::login::answer::{OAuth2Error, TokenAnswer, secret, shown};
 
 /// The pace of questions where the server says none (RFC 8628 §3.2), and what `slow_down` adds (§3.5).
 const INTERVAL: Duration = Duration::from_secs(5);

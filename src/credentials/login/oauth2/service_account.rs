@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::answer::secret;
 use super::jwt::{JwtAlgorithm, SigningKey, seconds, sign};
+use crate::credentials::login::answer::secret;
 use crate::credentials::login::http::{HttpUrl, PlainHttp};
 use crate::tls::read_secret;
 

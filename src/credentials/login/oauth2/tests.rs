@@ -21,18 +21,18 @@ fn a_client_secret_is_sent_in_the_body_or_in_the_header() {
         proof: ClientProof::Secret { file: file.clone(), is_basic },
     };
     let post = form_of(&client(false));
-    let body = String::from_utf8(post.body().to_vec()).unwrap();
+    let body = String::from_utf8(post.encoded().1.to_vec()).unwrap();
     assert_eq!(body, "client_id=a%3Ab&client_secret=p%26ss%3Aw%20rd%2B%C3%A9");
     assert!(post.authorization.is_none());
     assert_eq!(post.secrets(), ["p&ss:w rd+\u{e9}"]);
     let basic = form_of(&client(true));
-    assert!(basic.body().is_empty());
+    assert!(basic.encoded().1.is_empty());
     let header = basic.authorization.as_ref().unwrap().strip_prefix("Basic ").unwrap();
     let decoded = BASE64.decode(header.as_bytes()).unwrap();
     assert_eq!(String::from_utf8(decoded).unwrap(), "a%3Ab:p%26ss%3Aw%20rd%2B%C3%A9");
     assert_eq!(basic.secrets(), ["p&ss:w rd+\u{e9}"]);
     let public = form_of(&OAuth2Client { id: "me".into(), proof: ClientProof::None });
-    assert_eq!((&public.body()[..], public.secrets().len()), (&b"client_id=me"[..], 0));
+    assert_eq!((&public.encoded().1[..], public.secrets().len()), (&b"client_id=me"[..], 0));
 }
 
 #[test]

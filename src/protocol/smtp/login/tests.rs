@@ -119,7 +119,7 @@ fn a_long_initial_response_follows_the_challenge() {
 #[test]
 fn a_refused_token_costs_a_round_trip_and_is_told_in_the_servers_words() {
     for (mechanism, answer) in [("XOAUTH2", "\r\n"), ("OAUTHBEARER", "AQ==\r\n")] {
-        let login = login_with(SecretKind::BearerToken, "t", true);
+        let login = login_with(SecretKind::BearerToken, "ya29.token", true);
         let ehlo = format!("250-mx\r\n250 AUTH {mechanism}\r\n");
         let refused = "535-5.7.8 Username and Password not accepted. For more information, go to\r\n535 5.7.8 https://x\r\n";
         let (sent, ended) = play(login, &[&ehlo, "334 eyJzdGF0dXMiOiI0MDEifQ==\r\n", refused], 9);
@@ -184,6 +184,13 @@ fn what_the_server_says_instead() {
         let error = fails(login(), &replies);
         let LoginError::TurnedAway(by) = &error else { panic!("{error}") };
         assert_eq!((by.code.unwrap(), by.words.as_str()), expected);
+    }
+    for code in [454, 535] {
+        for words in ["bad password pencil", "cannot read AGFwcABwZW5jaWw="] {
+            let error =
+                fails(login(), &[EHLO, &format!("{code}-5.5.4 no:\r\n{code} {words}\r\n")]).to_string();
+            assert!(error.contains("its words repeat the secret") && !error.contains(words), "{error}");
+        }
     }
     let nothing = fails(login(), &["250-mx\r\n250 PIPELINING\r\n"]);
     assert_eq!(nothing.to_string(), "the server offers no login that suits a password: none");

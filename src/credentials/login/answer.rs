@@ -6,10 +6,12 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-use super::LIFE_UNSAID;
-use crate::credentials::login::http::HttpAnswer;
+use super::http::HttpAnswer;
 use crate::escape::is_control;
 
+/// The life of a token whose server does not say it. Most give an hour; where it is less, the server's rejection has the next
+/// one fetched.
+const LIFE_UNSAID: Duration = Duration::from_secs(3600);
 /// Longer lives are cut to this.
 const LIFE_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Of an error's code and of its description so many characters are shown.
@@ -90,6 +92,8 @@ impl TokenAnswer {
             refresh_token: Option<Zeroizing<String>>,
             token_type: Option<String>,
             expires_in: Option<serde_json::Value>,
+            /// In seconds since 1970, of Azure's App Service, which gives no `expires_in`.
+            expires_on: Option<serde_json::Value>,
         }
         let other = |words: &str| Err(OAuth2Error::Other(words.into()));
         if answer.status != 200 {
@@ -114,13 +118,20 @@ impl TokenAnswer {
         if access_token.is_empty() || !access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return other("its access_token has other characters than a token may have");
         }
-        let life = match granted.expires_in.as_ref() {
-            None | Some(serde_json::Value::Null) => LIFE_UNSAID,
+        let left = match granted.expires_in.as_ref() {
+            None | Some(serde_json::Value::Null) => {
+                let begun = begun.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+                granted.expires_on.as_ref().and_then(seconds).map(|end| end.saturating_sub(begun))
+            }
             Some(value) => match seconds(value) {
-                Some(0) => return other("its token has expired already (expires_in: 0)"),
-                Some(seconds) => Duration::from_secs(seconds).min(LIFE_MAX),
                 None => return other("its expires_in is no number of seconds"),
+                left => left,
             },
+        };
+        let life = match left {
+            None => LIFE_UNSAID,
+            Some(0) => return other("its token has expired already"),
+            Some(left) => Duration::from_secs(left).min(LIFE_MAX),
         };
         let refresh_token = granted.refresh_token.filter(|token| {
             !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
@@ -184,6 +195,9 @@ mod tests {
             (r#"{"access_token":"T","expires_in":60.9,"refresh_token":"R"}"#, Some("R"), 60),
             (r#"{"access_token":"T","refresh_token":null,"expires_in":null}"#, None, 3600),
             (r#"{"access_token":"T","refresh_token":""}"#, None, 3600),
+            (r#"{"access_token":"T","expires_in":"86399","expires_on":"7","resource":"x"}"#, None, 86_399),
+            (r#"{"access_token":"T","expires_on":"7200"}"#, None, 7200),
+            (r#"{"access_token":"T","expires_on":"11/30/2026"}"#, None, 3600),
             (r#"{"access_token":"T","expires_in":18446744073709551615}"#, None, 366 * 24 * 3600),
         ] {
             assert_eq!(read(200, body), Ok(("T".into(), refresh.map(Into::into), life)), "{body}");
@@ -216,7 +230,8 @@ mod tests {
                 "its access_token has other characters than a token may have",
             ),
             (200, r#"{"access_token":""}"#, "its access_token has other characters than a token may have"),
-            (200, r#"{"access_token":"T","expires_in":0}"#, "its token has expired already (expires_in: 0)"),
+            (200, r#"{"access_token":"T","expires_in":0}"#, "its token has expired already"),
+            (200, r#"{"access_token":"T","expires_on":"0"}"#, "its token has expired already"),
             (200, r#"{"access_token":"T","expires_in":-5}"#, "its expires_in is no number of seconds"),
             (
                 200,
