@@ -156,16 +156,13 @@ impl fmt::Debug for Cloud {
             Self::AzureManaged { endpoint, client_id, resource, .. } => {
                 f.debug_tuple("AzureManaged").field(endpoint).field(client_id).field(resource).finish()
             }
-            Self::AzureWorkload { token_url, client_id, token, resource } => {
-                let fields = f
-                    .debug_tuple("AzureWorkload")
-                    .field(token_url)
-                    .field(client_id)
-                    .field(token)
-                    .field(resource)
-                    .finish();
-                fields
-            }
+            Self::AzureWorkload { token_url, client_id, token, resource } => f
+                .debug_tuple("AzureWorkload")
+                .field(token_url)
+                .field(client_id)
+                .field(token)
+                .field(resource)
+                .finish(),
             Self::Gcp { endpoint } => f.debug_tuple("Gcp").field(endpoint).finish(),
         }
     }

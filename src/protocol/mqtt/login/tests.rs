@@ -137,7 +137,7 @@ fn no_bytes_whatever_make_it_panic() {
         }
         bytes.truncate(rng.usize(..=bytes.len()));
         let _ = login(&bytes).begin();
-        let mut answer = vec![CONNACK, 3, 0, 0x87, 0];
+        let mut answer = [CONNACK, 3, 0, 0x87, 0];
         let at = rng.usize(..answer.len());
         answer[at] = rng.u8(..);
         let mut login = login(b"");
