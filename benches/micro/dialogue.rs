@@ -116,6 +116,7 @@ fn postgres() -> Arc<dyn Protocol> {
         rsa_key: None,
         host_name: String::from("here"),
         helo_name: None,
+        signs_in: false,
     };
     protocol::named("postgres", &options).expect("a protocol of that name")
 }

@@ -46,6 +46,7 @@ mod sieve;
 mod smtp;
 mod tcp;
 mod upgrade;
+mod verdict;
 mod xmpp;
 
 use std::fmt;

@@ -16,7 +16,7 @@ fuzz_target!(|input: &[u8]| {
     let label = std::env::var("AMBASSADOR_PROTOCOL").expect("AMBASSADOR_PROTOCOL names a protocol");
     let Some(Input { client, before, after, chunk }) = Input::of(input) else { return };
     let options =
-        Options { scram_plus: ScramPlus::Auto, server_is_verified: true, rsa_key: None, host_name: "fuzz.test".into(), helo_name: None };
+        Options { scram_plus: ScramPlus::Auto, server_is_verified: true, rsa_key: None, host_name: "fuzz.test".into(), ..Options::default() };
     let protocol = protocol::named(&label, &options).expect("a protocol of that name");
     for portion in [chunk, usize::MAX] {
         let opened = open(&*protocol, client, portion);

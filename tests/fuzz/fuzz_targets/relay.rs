@@ -64,7 +64,7 @@ impl<'a> Script<'a> {
             server_is_verified: true,
             rsa_key: None,
             host_name: "fuzz.test".into(),
-            helo_name: None,
+            ..Options::default()
         };
         let protocol = protocol::named(label, &options)?;
         let (mut rest, mut steps) = (&input[end + 1..], Vec::new());
