@@ -38,7 +38,18 @@ fn what_the_protocols_pages_show_loads() {
         let text = fs::read_to_string(&page).expect("a readable page");
         for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
             let file = dir.path().join("listeners.yaml");
-            fs::write(&file, block).expect("a file to check");
+            for name in block.split("secrets/").skip(1) {
+                let name = name.split([' ', ',', '}', '\n']).next().unwrap_or_default();
+                fs::create_dir_all(dir.path().join("secrets")).expect("a folder");
+                fs::write(dir.path().join("secrets").join(name), "a secret").expect("a file for a secret");
+            }
+            // Some show a cluster alone.
+            let cluster =
+                block.strip_prefix("clusters:\n").and_then(|rest| rest.trim_start().split(':').next());
+            let listener = cluster.map(|name| {
+                format!("listeners: {{ app: {{ bind: 127.0.0.1:2, cluster: {name}, allow: anyone }} }}\n")
+            });
+            fs::write(&file, listener.unwrap_or_default() + block).expect("a file to check");
             let finished = finish(ambassador().args(["check", "--config"]).arg(&file));
             assert_eq!(finished.code, 0, "{}:\n{}", page.display(), finished.stderr);
             shown += 1;

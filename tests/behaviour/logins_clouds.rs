@@ -5,8 +5,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::harness::postgres::{PASSWORD, psql};
+use crate::harness::postgres::psql;
 use crate::harness::{Ambassador, Config, Postgres};
+
+/// The password of the role `tokened`.
+const TOKEN: &str = "ya29.token";
 
 /// Answers each request by the first line that begins with the expected one, and keeps the heads of all.
 struct Metadata {
@@ -65,33 +68,33 @@ fn asks(ambassador: &Ambassador) -> String {
 #[test]
 fn a_token_of_google_clouds_metadata_server_signs_in() {
     let server = Postgres::by_method();
-    let token = format!(r#"{{"access_token":"{PASSWORD}","expires_in":3599,"token_type":"Bearer"}}"#);
+    let token = format!(r#"{{"access_token":"{TOKEN}","expires_in":3599,"token_type":"Bearer"}}"#);
     let metadata =
         Metadata::start(vec![("GET /computeMetadata/v1/instance/service-accounts/default/token ", token)]);
     let address = metadata.address.to_string();
-    let ambassador = Ambassador::start_with(&config(server, "{ as: plain, gcp: {} }"), |command| {
+    let ambassador = Ambassador::start_with(&config(server, "{ as: tokened, gcp: {} }"), |command| {
         command.env("GCE_METADATA_HOST", address);
     });
-    assert_eq!(asks(&ambassador), "plain");
+    assert_eq!(asks(&ambassador), "tokened");
     let heads = metadata.heads();
     assert!(heads[0].to_lowercase().contains("metadata-flavor: google"), "{heads:?}");
-    assert_eq!(asks(&ambassador), "plain");
+    assert_eq!(asks(&ambassador), "tokened");
     assert_eq!(metadata.heads().len(), 1, "it is asked once");
     let status = ambassador.status().to_string();
-    assert!(status.contains("up as plain (gcp)") && !status.contains(PASSWORD), "{status}");
+    assert!(status.contains("up as tokened (gcp)") && !status.contains(TOKEN), "{status}");
 }
 
 #[test]
 fn a_managed_identity_of_azure_signs_in() {
     let server = Postgres::by_method();
-    let token = format!(r#"{{"access_token":"{PASSWORD}","expires_in":"86399"}}"#);
+    let token = format!(r#"{{"access_token":"{TOKEN}","expires_in":"86399"}}"#);
     let path = "GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fossrdbms";
     let metadata = Metadata::start(vec![(path, token)]);
     let address = format!("http://{}", metadata.address);
-    let ambassador = Ambassador::start_with(&config(server, "{ as: plain, azure: {} }"), |command| {
+    let ambassador = Ambassador::start_with(&config(server, "{ as: tokened, azure: {} }"), |command| {
         command.env("AZURE_POD_IDENTITY_AUTHORITY_HOST", address);
     });
-    assert_eq!(asks(&ambassador), "plain");
+    assert_eq!(asks(&ambassador), "tokened");
     assert!(metadata.heads()[0].to_lowercase().contains("metadata: true"), "{:?}", metadata.heads());
 }
 

@@ -69,6 +69,10 @@ impl SettingsBuilder<'_> {
             let message = "does not go with `insecure_skip_verify`: the secret would go to whoever answers; name the server's CA, \
                            or its own certificate, as `tls.ca`";
             self.findings.mistake(&at, message);
+        } else if let Some(tls) = cluster.section("tls").filter(|tls| tls.text("verify") == Some("ca")) {
+            let message = "with `login` the secret goes to whoever has a certificate of that CA, whatever its name: `full` asks for the \
+                           name, `pin` for the server's own certificate";
+            self.findings.warning(&tls.at("verify"), message);
         }
     }
 

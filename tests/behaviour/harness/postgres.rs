@@ -49,7 +49,7 @@ hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca
 const HBA_BY_METHOD: &str = "
 local   all all        trust
 hostssl all trusted    127.0.0.1/32 trust
-hostssl all plain      127.0.0.1/32 password
+hostssl all plain,tokened 127.0.0.1/32 password
 hostssl all hashed     127.0.0.1/32 md5
 hostssl replication scrammed 127.0.0.1/32 scram-sha-256
 hostssl all scrammed,rotated 127.0.0.1/32 scram-sha-256
@@ -62,6 +62,7 @@ set password_encryption = md5;
 create role hashed login password 'correct horse';
 set password_encryption = 'scram-sha-256';
 create role scrammed login replication password 'correct horse';
+create role tokened login password 'ya29.token';
 create role rotated login password 'correct horse';
 create database orders;
 ";
