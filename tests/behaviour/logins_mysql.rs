@@ -2,7 +2,6 @@
 //! MariaDB and a scripted server that authenticates as MySQL does.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -10,39 +9,12 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 
+use crate::harness::secrets::Secrets;
 use crate::harness::server::{PASSWORD, Server, mariadb};
 use crate::harness::{
     Ambassador, Config, Conn, Finished, Pki, ServerTls, Upstream, ambassador, demand, finish, until,
 };
 use crate::mysql_clients::{greeting, login_of, packet, read_packet};
-
-/// A directory with a password file.
-struct Secrets(tempfile::TempDir);
-
-impl Secrets {
-    fn of(password: &str) -> Self {
-        let secrets = Self(tempfile::tempdir().expect("a temporary directory"));
-        secrets.write(password);
-        secrets
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.0.path().join("password")
-    }
-
-    /// Replaces the file as issuers of credentials do: by another one of its name.
-    fn write(&self, password: &str) {
-        let new = self.0.path().join("new");
-        fs::write(&new, format!("{password}\n")).expect("a file");
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).expect("a mode");
-        fs::rename(new, self.path()).expect("a replaced file");
-    }
-
-    /// The section `login` for that user.
-    fn login(&self, user: &str, more: &str) -> String {
-        format!("login: {{ as: {user}{more}, password: {{ file: {} }} }}", self.path().display())
-    }
-}
 
 fn config(address: &str, cluster: &str) -> Config {
     Config::new().listener("app", "bind: 127.0.0.1:0\ncluster: up\nallow: anyone").cluster(

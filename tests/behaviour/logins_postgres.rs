@@ -1,7 +1,6 @@
 //! `login`: PostgreSQL's clients that know no password, and a daemon that signs in for them, against a real server.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -9,30 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::postgres::{PASSWORD, psql, psql_command};
+use crate::harness::secrets::Secrets;
 use crate::harness::{Ambassador, Config, Postgres, ServerTls, Upstream, ambassador, finish, until, wait};
-
-/// A directory with a password file.
-struct Secrets(tempfile::TempDir);
-
-impl Secrets {
-    fn of(password: &str) -> Self {
-        let secrets = Self(tempfile::tempdir().expect("a temporary directory"));
-        secrets.write(password);
-        secrets
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.0.path().join("password")
-    }
-
-    /// Replaces the file as issuers of credentials do: by another one of its name.
-    fn write(&self, password: &str) {
-        let new = self.0.path().join("new");
-        fs::write(&new, format!("{password}\n")).expect("a file");
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).expect("a mode");
-        fs::rename(new, self.path()).expect("a replaced file");
-    }
-}
 
 fn cluster(server: &Postgres, login: &str) -> String {
     format!(

@@ -20,6 +20,7 @@ mod pki;
 pub(crate) mod postgres;
 pub(crate) mod proxies;
 pub(crate) mod roles;
+pub(crate) mod secrets;
 pub(crate) mod server;
 pub(crate) mod sqlserver;
 pub(crate) mod submission;
