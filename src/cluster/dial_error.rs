@@ -201,6 +201,11 @@ impl DialError {
         )
     }
 
+    /// Whether the deadline of the whole dial cut it off when earlier attempts had used most of the time: what those met explains more.
+    pub(crate) const fn is_cut_short(&self) -> bool {
+        matches!(self, Self::Timeout { bound: AttemptBound::Deadline, is_fair: false, .. })
+    }
+
     /// The step it failed in.
     #[must_use]
     pub(crate) const fn step(&self) -> AttemptStep {

@@ -220,6 +220,10 @@ pub(super) async fn dial_anew(
                         }
                         if error.is_deadline() {
                             let attempts = plan.attempts();
+                            if let Some(last) = last.take_if(|_| error.is_cut_short()) {
+                                let stopped = Some(NoMoreAttempts::Deadline(within));
+                                return Err(DialFailure::Failed { last, attempts, stopped });
+                            }
                             // Silence of the server explains more than an earlier error.
                             let last =
                                 if matches!(error, DialError::Silent { .. }) { Some(error) } else { last };
