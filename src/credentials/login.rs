@@ -8,6 +8,8 @@ mod file;
 mod follow;
 mod http;
 mod oauth2;
+mod permit;
+mod settings;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,10 +21,8 @@ use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 
 use crate::alarm;
-use crate::caller::Caller;
 use crate::clock;
 use crate::name::ClusterName;
-use crate::policy::admission::{Needs, Rule, first_match};
 use crate::policy::login_gate::{GateDecision, LoginGate};
 use crate::protocol::{LoginCredentials, SecretKind};
 use crate::sync::Mutex;
@@ -36,6 +36,8 @@ pub(crate) use oauth2::{
     AssertionSettings, ClientProof, Grant, JwtAlgorithm, OAuth2, OAuth2Client, RefreshTokenFile,
     ServiceAccount, SignInProgress,
 };
+pub(crate) use permit::LoginPermit;
+pub(crate) use settings::LoginSettings;
 
 /// Where a credential comes from. Another source is another implementation, and a key in `clusters.NAME.login`.
 pub(crate) trait LoginSource: fmt::Debug + Send + Sync {
@@ -115,16 +117,6 @@ pub(crate) struct IssuedLogin {
     generation: u64,
     /// Another content has taken its place.
     is_replaced: AtomicBool,
-}
-
-/// Permission for one login. Dropped without a verdict, it was abandoned.
-#[derive(Debug)]
-pub(crate) struct LoginPermit {
-    credential: Arc<LoginCredential>,
-    issued: Arc<IssuedLogin>,
-    is_trial: bool,
-    is_shown: AtomicBool,
-    has_ended: bool,
 }
 
 /// Why there is no credential to sign in with.
@@ -370,94 +362,6 @@ impl IssuedLogin {
     }
 }
 
-impl LoginPermit {
-    const fn new(credential: Arc<LoginCredential>, issued: Arc<IssuedLogin>, is_trial: bool) -> Self {
-        Self { credential, issued, is_trial, has_ended: false, is_shown: AtomicBool::new(false) }
-    }
-
-    /// Whether no server has accepted the credential yet: it is then shown once, to one endpoint.
-    #[must_use]
-    pub(crate) const fn is_trial(&self) -> bool {
-        self.is_trial
-    }
-
-    /// The secret goes to a server from now on, which may count what comes of it.
-    pub(crate) fn note_shown(&self) {
-        self.is_shown.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the secret went to a server.
-    #[must_use]
-    pub(crate) fn is_shown(&self) -> bool {
-        self.is_shown.load(Ordering::Relaxed)
-    }
-
-    /// Whether it is a permit of that credential.
-    #[must_use]
-    pub(crate) fn is_of(&self, credential: &Arc<LoginCredential>) -> bool {
-        Arc::ptr_eq(&self.credential, credential)
-    }
-
-    /// The content to sign in with.
-    #[must_use]
-    pub(crate) const fn issued(&self) -> &Arc<IssuedLogin> {
-        &self.issued
-    }
-
-    /// The server has answered, and the answer is not about the credential.
-    pub(crate) fn give_back(mut self) {
-        self.credential.state.lock().gate.abandon(self.issued.generation);
-        self.end();
-    }
-
-    /// The server has accepted it.
-    pub(crate) fn accept(mut self) {
-        let mut state = self.credential.state.lock();
-        state.gate.accept(self.issued.generation);
-        state.has_asked_anew = false;
-        drop(state);
-        self.end();
-    }
-
-    /// The server has rejected it, with these words.
-    pub(crate) fn reject(mut self, words: &str) {
-        let mut state = self.credential.state.lock();
-        state.gate.reject(self.issued.generation, words, clock::now());
-        // A token may have been revoked before its time. Once: each one is new to the gate, and a server that rejects
-        // them all must not be asked with one after the other.
-        if self.issued.expires.is_some() && !state.has_asked_anew {
-            state.has_asked_anew = true;
-            self.credential.want(&mut state);
-        }
-        drop(state);
-        self.end();
-    }
-
-    fn end(&mut self) {
-        self.has_ended = true;
-        self.credential.changed.send_replace(());
-    }
-}
-
-impl Drop for LoginPermit {
-    fn drop(&mut self) {
-        if !self.has_ended {
-            let mut state = self.credential.state.lock();
-            match self.is_trial && self.is_shown() {
-                // Servers delay the answer to a wrong password; a client that does not wait for it must not try it again and
-                // again.
-                true => state.gate.reject(self.issued.generation, UNANSWERED, clock::now()),
-                false => state.gate.abandon(self.issued.generation),
-            }
-            drop(state);
-            self.end();
-        }
-    }
-}
-
-/// Why a credential is paused whose only login ended without an answer.
-const UNANSWERED: &str = "the first login with this credential ended before the server had answered";
-
 /// A credential as `/status` shows it.
 #[derive(Debug, Clone)]
 pub(crate) struct LoginView {
@@ -468,70 +372,6 @@ pub(crate) struct LoginView {
     pub(crate) expires: Option<SystemTime>,
     pub(crate) replaced: u64,
     pub(crate) error: Option<String>,
-}
-
-/// How a cluster signs in: which credential for which caller.
-#[derive(Debug, Clone)]
-pub struct LoginSettings {
-    /// The first rule that fits counts; one without conditions is for everybody, strangers included.
-    rules: Vec<Rule>,
-    /// One for each rule.
-    credentials: Vec<Arc<LoginCredential>>,
-    /// `login.database`.
-    database: Option<String>,
-}
-
-impl LoginSettings {
-    pub(crate) fn new(rules: Vec<(Rule, Arc<LoginCredential>)>, database: Option<String>) -> Self {
-        let (rules, credentials) = rules.into_iter().unzip();
-        Self { rules, credentials, database }
-    }
-
-    /// The database to sign in to, if one is set.
-    pub(crate) fn database(&self) -> Option<&str> {
-        self.database.as_deref()
-    }
-
-    /// Every credential.
-    pub(crate) fn all(&self) -> &[Arc<LoginCredential>] {
-        &self.credentials
-    }
-
-    /// What must be looked up about callers, if anything.
-    pub(crate) fn needs(&self) -> Option<Needs> {
-        let is_for_everybody = self.rules == [Rule::default()];
-        Needs::of(&self.rules).filter(|_| !is_for_everybody)
-    }
-
-    /// The credential for that caller.
-    ///
-    /// # Errors
-    /// [`NoLogin::Denied`].
-    pub(crate) fn choose(&self, caller: Option<&Caller>) -> Result<&Arc<LoginCredential>, NoLogin> {
-        let everybody = self.rules.iter().position(|rule| *rule == Rule::default());
-        let fits = first_match(&self.rules, caller).or(everybody);
-        let denied = || NoLogin::Denied(caller.map_or_else(|| "a stranger".into(), ToString::to_string));
-        fits.map(|index| &self.credentials[index]).ok_or_else(denied)
-    }
-
-    /// The credential without a caller, as for connections kept ready: of the rule for everybody.
-    pub(crate) fn for_everybody(&self) -> Option<&Arc<LoginCredential>> {
-        let everybody = self.rules.iter().position(|rule| *rule == Rule::default());
-        everybody.map(|index| &self.credentials[index])
-    }
-
-    /// Continues with the contents of an earlier configuration.
-    pub(crate) fn adopt(&self, earlier: &Self) {
-        for (rule, credential) in self.rules.iter().zip(&self.credentials) {
-            // `Debug` shows all settings of a source, and no secret.
-            let is_same = |(known, before): &(&Rule, &Arc<LoginCredential>)| {
-                *known == rule && format!("{:?}", before.source) == format!("{:?}", credential.source)
-            };
-            if let Some((_, before)) = earlier.rules.iter().zip(&earlier.credentials).find(is_same) {
-                credential.adopt(before);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

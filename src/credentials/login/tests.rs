@@ -5,6 +5,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::policy::admission::Rule;
 use crate::protocol::Secret;
 
 #[derive(Debug)]
