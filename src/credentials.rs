@@ -34,7 +34,7 @@ pub(crate) use login::{
     AZURE_DATABASES, AssertionSettings, AwsEnvironment, AwsIam, AwsService, ClientProof, Cloud, CloudToken,
     FetchedLogin, Grant, HttpUrl, IssuedLogin, JwtAlgorithm, LoginCredential, LoginPermit, LoginSource,
     LoginView, NoLogin, OAuth2, OAuth2Client, PasswordFile, PlainHttp, RefreshTokenFile, ServiceAccount,
-    SignInProgress, fetch_once, follow as follow_login, password_exposure,
+    SignInProgress, TokenUser, fetch_once, follow as follow_login, password_exposure,
 };
 
 use expiry::{is_nearer, is_news};
@@ -96,6 +96,8 @@ pub(crate) struct CredentialView {
     /// The identity's name; the cluster's for its CAs; cluster, user and source of a login.
     pub name: String,
     pub files: Vec<PathBuf>,
+    /// When a source last gave it; of logins alone.
+    pub updated: Option<SystemTime>,
     /// When the first of its certificates or lists expires.
     pub not_after: Option<SystemTime>,
     /// How often it was replaced while in use.
@@ -106,12 +108,12 @@ pub(crate) struct CredentialView {
 
 impl CredentialView {
     fn of(login: LoginView) -> Self {
-        let LoginView { cluster, user, source, files, expires, replaced, error } = login;
+        let LoginView { cluster, user, source, files, updated, expires, replaced, error } = login;
         let name = match user {
             Some(user) => format!("{cluster} as {user} ({source})"),
             None => format!("{cluster} ({source})"),
         };
-        Self { kind: "login", name, files, not_after: expires, replaced, error }
+        Self { kind: "login", name, files, updated, not_after: expires, replaced, error }
     }
 }
 
@@ -175,6 +177,7 @@ impl Credentials {
                 kind: subject.kind(),
                 name: subject.name().to_owned(),
                 files: part.files(),
+                updated: None,
                 not_after: part.ends().into_iter().map(|(_, end)| end).min(),
                 replaced: state.map_or(0, |state| state.replaced),
                 error: fault.map(|fault| fault.reason.clone()),

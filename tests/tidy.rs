@@ -78,6 +78,7 @@ const WALL: &[(&str, &str)] = &[
     ("credentials/login/follow.rs", "when a token ends, which the server has said in seconds from now"),
     ("credentials/login/aws.rs", "the date of a signed token"),
     ("credentials/login/cloud.rs", "when a token ends"),
+    ("credentials/login/http.rs", "a pause that a server asks for by a date"),
     ("credentials/login/oauth2.rs", "the same, and the dates of a signed assertion"),
     ("credentials/login/oauth2/device.rs", "the same"),
     ("daemon/reload.rs", "a metric in seconds since 1970"),

@@ -139,7 +139,9 @@ pub(crate) struct CredentialStatus {
     pub kind: String,
     pub name: String,
     pub files: Vec<String>,
-    /// When the first certificate expires, in seconds since 1970.
+    /// Of a login: when its source last gave it, in seconds since 1970.
+    pub updated: Option<u64>,
+    /// When the first certificate or the login expires, in seconds since 1970.
     pub expires: Option<u64>,
     pub replaced: u64,
     /// Why the current content of its files is not in use.
@@ -367,12 +369,17 @@ impl EjectionStatus {
 
 impl CredentialStatus {
     fn of(view: CredentialView) -> Self {
-        let expires = view.not_after.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let seconds = |moment: Option<SystemTime>| {
+            moment
+                .and_then(|moment| moment.duration_since(SystemTime::UNIX_EPOCH).ok())
+                .map(|since| since.as_secs())
+        };
         Self {
             kind: view.kind.into(),
             name: view.name,
             files: view.files.iter().map(|file| file.display().to_string()).collect(),
-            expires: expires.map(|end| end.as_secs()),
+            updated: seconds(view.updated),
+            expires: seconds(view.not_after),
             replaced: view.replaced,
             error: view.error,
         }

@@ -164,8 +164,11 @@ async fn connect(
         secured.inspect(|words| report(AttemptStep::Handshake.label(), words));
         return match sign_in_once(&mut ready, settings, endpoint, login, credential, &mut record).await {
             Ok(()) => {
-                let words =
-                    record.login.map(|(user, took)| format!("as {user}, {:.1} ms", took.as_secs_f64() * 1e3));
+                let words = record.login.map(|(user, took)| {
+                    let left =
+                        credential.left().map(|left| format!(", credential ends in {} s", left.as_secs()));
+                    format!("as {user}, {:.1} ms{}", took.as_secs_f64() * 1e3, left.unwrap_or_default())
+                });
                 report(AttemptStep::Login.label(), &words.unwrap_or_default());
                 late_rejection(ready.stream).await;
                 true

@@ -34,7 +34,7 @@ fn chosen<'a>(config: &'a Config, arguments: &Arguments) -> Result<&'a OAuth2, S
         .iter()
         .filter_map(|login| login.source().oauth2())
         .filter(|source| source.sign_in_file().is_some())
-        .filter(|source| arguments.user.as_ref().is_none_or(|user| source.user == *user))
+        .filter(|source| arguments.user.as_ref().is_none_or(|user| source.user.to_string() == *user))
         .collect();
     match able[..] {
         [only] => Ok(only),
@@ -43,7 +43,7 @@ fn chosen<'a>(config: &'a Config, arguments: &Arguments) -> Result<&'a OAuth2, S
             arguments.user.as_ref().map(|user| format!(" as {user}")).unwrap_or_default()
         )),
         [..] => {
-            let users: Vec<_> = able.iter().map(|source| source.user.as_str()).collect();
+            let users: Vec<_> = able.iter().map(|source| source.user.to_string()).collect();
             Err(format!("cluster {name} has several; say which one: --as {}", users.join(", --as ")))
         }
     }

@@ -7,6 +7,7 @@ mod cloud;
 mod file;
 mod follow;
 mod http;
+mod moment;
 mod oauth2;
 mod permit;
 mod settings;
@@ -15,7 +16,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
@@ -34,7 +35,7 @@ pub(crate) use follow::{fetch_once, follow};
 pub(crate) use http::{HttpUrl, PlainHttp};
 pub(crate) use oauth2::{
     AssertionSettings, ClientProof, Grant, JwtAlgorithm, OAuth2, OAuth2Client, RefreshTokenFile,
-    ServiceAccount, SignInProgress,
+    ServiceAccount, SignInProgress, TokenUser,
 };
 pub(crate) use permit::LoginPermit;
 pub(crate) use settings::LoginSettings;
@@ -55,8 +56,10 @@ pub(crate) trait LoginSource: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// Whether its files differ from those of the last fetch; unknown, if there was none. It may block.
-    fn is_news(&self) -> bool {
+    /// Whether its files differ from those of the last fetch; unknown, if there was none. Those that it replaces itself count
+    /// only if `counts_written`. It may block.
+    fn is_news(&self, counts_written: bool) -> bool {
+        let _ = counts_written;
         true
     }
 
@@ -68,8 +71,23 @@ pub(crate) trait LoginSource: fmt::Debug + Send + Sync {
     /// Gets the credential. It may block: for as long as its own deadlines allow, or a file system hangs.
     ///
     /// # Errors
-    /// Why there is none, without any secret.
-    fn fetch(&self) -> Result<FetchedLogin, String>;
+    /// Why there is none.
+    fn fetch(&self) -> Result<FetchedLogin, FetchError>;
+}
+
+/// Why a source gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FetchError {
+    /// In words, without any secret.
+    pub(crate) reason: String,
+    /// For how long it wants not to be asked (Retry-After, RFC 9110 §10.2.3).
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl From<String> for FetchError {
+    fn from(reason: String) -> Self {
+        Self { reason, retry_after: None }
+    }
 }
 
 /// What a source gave.
@@ -99,6 +117,8 @@ struct State {
     current: Option<Arc<IssuedLogin>>,
     /// Why the source's last answer is not in use.
     error: Option<String>,
+    /// When the source last gave one.
+    updated: Option<SystemTime>,
     replaced: u64,
     gate: LoginGate,
     /// Another content is needed: this one is missing, or was rejected.
@@ -133,7 +153,7 @@ pub(crate) enum NoLogin {
     Paused {
         /// What the server said.
         words: String,
-        left: std::time::Duration,
+        left: Duration,
     },
     /// Another login was trying the credential all the time.
     #[error("another session was still trying the credential")]
@@ -178,7 +198,7 @@ impl LoginCredential {
     pub(crate) fn install(&self, fetched: FetchedLogin) -> bool {
         let FetchedLogin { credentials, expires } = fetched;
         let mut state = self.state.lock();
-        state.error = None;
+        (state.error, state.updated) = (None, Some(clock::wall()));
         (state.is_asking, state.is_wanted) = (false, false);
         let before = state.current.clone();
         let is_same = before.as_ref().is_some_and(|before| before.is_same(&credentials, expires));
@@ -223,6 +243,12 @@ impl LoginCredential {
         self.state.lock().current.as_ref()?.expires
     }
 
+    /// How long the current content lives, if it ends.
+    #[must_use]
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.expires()?.duration_since(clock::wall()).ok()
+    }
+
     /// Has the source asked for another content.
     fn want(&self, state: &mut State) {
         state.is_wanted = true;
@@ -236,6 +262,12 @@ impl LoginCredential {
         !state.is_wanted && state.error.is_none() && state.current.as_ref().is_some_and(lives)
     }
 
+    /// Whether the server has rejected the current content.
+    fn is_rejected(&self) -> bool {
+        let state = self.state.lock();
+        state.current.as_ref().is_some_and(|current| state.gate.rejection(current.generation).is_some())
+    }
+
     /// Every file of the source.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let mut files = self.source.files();
@@ -246,8 +278,12 @@ impl LoginCredential {
     /// Continues from an earlier credential of the same source, as after a reload: with its content, unless a newer one was read
     /// meanwhile, and with what servers said of that.
     fn adopt(&self, earlier: &Self) {
+        if let (Some(own), Some(before)) = (self.source.oauth2(), earlier.source.oauth2()) {
+            own.adopt(before);
+        }
         let before = earlier.state.lock();
         let (current, mut gate, replaced) = (before.current.clone(), before.gate.clone(), before.replaced);
+        let updated = before.updated;
         if let Some(current) = &current {
             // A login under way has a permit of the earlier credential, and ends that one's state.
             gate.abandon(current.generation);
@@ -263,7 +299,7 @@ impl LoginCredential {
         if is_same {
             let State { is_wanted, is_asking, .. } = *state;
             let error = state.error.take();
-            *state = State { current, error, replaced, gate, is_wanted, is_asking, has_asked_anew };
+            *state = State { current, error, updated, replaced, gate, is_wanted, is_asking, has_asked_anew };
         }
     }
 
@@ -295,6 +331,7 @@ impl LoginCredential {
             source: self.source.label(),
             user: current.map(|current| current.credentials.user.clone()),
             files: self.files(),
+            updated: state.updated,
             expires: current.and_then(|current| current.expires),
             replaced: state.replaced,
             error: state.error.clone().or_else(|| rejection.map(ToOwned::to_owned)),
@@ -369,6 +406,8 @@ pub(crate) struct LoginView {
     pub(crate) source: &'static str,
     pub(crate) user: Option<String>,
     pub(crate) files: Vec<PathBuf>,
+    /// When the source last gave it.
+    pub(crate) updated: Option<SystemTime>,
     pub(crate) expires: Option<SystemTime>,
     pub(crate) replaced: u64,
     pub(crate) error: Option<String>,

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,18 +16,18 @@ use crate::harness::{
     Ambassador, Client, Config, Conn, Pki, ServerTls, Upstream, ambassador, finish, until, wait,
 };
 
-const SECRET: &str = "c0rrect-h0rse";
+pub(crate) const SECRET: &str = "c0rrect-h0rse";
 
 /// A PostgreSQL server that takes some tokens, and what it was shown.
-struct Database {
-    upstream: Upstream,
-    pki: Pki,
-    taken: Arc<Mutex<Vec<String>>>,
+pub(crate) struct Database {
+    pub(crate) upstream: Upstream,
+    pub(crate) pki: Pki,
+    taken: Arc<Mutex<Vec<(String, Instant)>>>,
 }
 
 impl Database {
     /// Takes tokens with one of these prefixes.
-    fn that_takes(prefixes: &'static [&'static str]) -> Self {
+    pub(crate) fn that_takes(prefixes: &'static [&'static str]) -> Self {
         let pki = Pki::new();
         let tls = ServerTls::new(&pki.server(&["127.0.0.1"])).alpn(&["postgresql"]).build();
         let taken = Arc::<Mutex<Vec<_>>>::default();
@@ -42,18 +43,23 @@ impl Database {
     }
 
     /// The tokens that it was shown, in order.
-    fn taken(&self) -> Vec<String> {
+    pub(crate) fn taken(&self) -> Vec<String> {
+        self.taken_at().into_iter().map(|(token, _)| token).collect()
+    }
+
+    /// The same, with the moments.
+    pub(crate) fn taken_at(&self) -> Vec<(String, Instant)> {
         self.taken.lock().expect("tokens nobody poisoned").clone()
     }
 }
 
-async fn database(mut conn: Conn, shown: &Mutex<Vec<String>>, prefixes: &[&str]) -> Option<()> {
+async fn database(mut conn: Conn, shown: &Mutex<Vec<(String, Instant)>>, prefixes: &[&str]) -> Option<()> {
     read_startup(&mut conn).await?;
     conn.write_all(&sasl_offer(&["OAUTHBEARER"])).await.ok()?;
     conn.flush().await.ok()?;
     let first = read_message(&mut conn).await?;
     let token = first.split("auth=Bearer ").nth(1)?.split('\u{1}').next()?.to_owned();
-    shown.lock().expect("tokens nobody poisoned").push(token.clone());
+    shown.lock().expect("tokens nobody poisoned").push((token.clone(), Instant::now()));
     if prefixes.iter().any(|prefix| token.starts_with(prefix)) {
         conn.write_all(&welcome()).await.ok()?;
         conn.flush().await.ok()?;
@@ -77,36 +83,36 @@ async fn read_message(conn: &mut Conn) -> Option<String> {
 }
 
 /// Files that a test makes.
-struct Files(tempfile::TempDir);
+pub(crate) struct Files(tempfile::TempDir);
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let files = Self(tempfile::tempdir().expect("a temporary directory"));
         files.write("secret", SECRET);
         files
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn show(&self, name: &str) -> String {
+    pub(crate) fn show(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }
 
-    fn write(&self, name: &str, content: &str) {
+    pub(crate) fn write(&self, name: &str, content: &str) {
         let new = self.path("new");
         fs::write(&new, content).expect("a file");
         fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).expect("a mode");
         fs::rename(new, self.path(name)).expect("a replaced file");
     }
 
-    fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).expect("a readable file")
     }
 }
 
-fn config(database: &Database, tokens: &TokenServer, oauth2: &str) -> Config {
+pub(crate) fn config(database: &Database, tokens: &TokenServer, oauth2: &str) -> Config {
     let listener = "bind: 127.0.0.1:0\ncluster: up\nallow: anyone\nmax_connections: 5000";
     let login = format!("login: {{ as: app, oauth2: {{ ca: {}, {oauth2} }} }}", tokens.ca());
     let limits = "limits: { max_connections: 5000, max_connections_per_endpoint: 5000, max_pending: 5000 }";
@@ -119,7 +125,7 @@ fn config(database: &Database, tokens: &TokenServer, oauth2: &str) -> Config {
 }
 
 /// The keys of client credentials with a secret.
-fn by_secret(tokens: &TokenServer, files: &Files) -> String {
+pub(crate) fn by_secret(tokens: &TokenServer, files: &Files) -> String {
     format!(
         "token_url: \"{}\", client_id: the-client, client_secret: {{ file: {} }}, scopes: [read, write]",
         tokens.url("/token"),
@@ -127,11 +133,11 @@ fn by_secret(tokens: &TokenServer, files: &Files) -> String {
     )
 }
 
-fn start(database: &Database, tokens: &TokenServer, files: &Files) -> Ambassador {
+pub(crate) fn start(database: &Database, tokens: &TokenServer, files: &Files) -> Ambassador {
     Ambassador::start(&config(database, tokens, &by_secret(tokens, files)))
 }
 
-fn begin(ambassador: &Ambassador) -> Client {
+pub(crate) fn begin(ambassador: &Ambassador) -> Client {
     let mut client = ambassador.connect();
     client.send(app_startup());
     client
@@ -139,14 +145,14 @@ fn begin(ambassador: &Ambassador) -> Client {
 
 /// A whole session.
 #[track_caller]
-fn use_it(ambassador: &Ambassador) {
+pub(crate) fn use_it(ambassador: &Ambassador) {
     let mut client = begin(ambassador);
     client.expect(welcome());
     client.echo("select");
 }
 
 #[track_caller]
-fn must_not_show(ambassador: &Ambassador, secrets: &[&str]) {
+pub(crate) fn must_not_show(ambassador: &Ambassador, secrets: &[&str]) {
     let texts = [
         ambassador.lines().join("\n"),
         ambassador.get("/metrics").body,
@@ -158,7 +164,7 @@ fn must_not_show(ambassador: &Ambassador, secrets: &[&str]) {
     }
 }
 
-fn login_status(ambassador: &Ambassador) -> Value {
+pub(crate) fn login_status(ambassador: &Ambassador) -> Value {
     let status = ambassador.status();
     let all = status["credentials"].as_array().cloned().unwrap_or_default();
     all.into_iter().find(|one| one["kind"] == "login").expect("the login is in /status")
@@ -198,7 +204,12 @@ fn a_thousand_sessions_at_once_are_one_request() {
 fn a_short_lived_token_is_renewed_ahead_and_sessions_go_on() {
     let files = Files::new();
     let database = Database::that_takes(&["good"]);
-    let tokens = TokenServer::start(|number, _| Reply::Json(200, token(&format!("good-{number}"), 5)));
+    let given = Arc::<Mutex<Vec<Instant>>>::default();
+    let giving = Arc::clone(&given);
+    let tokens = TokenServer::start(move |number, _| {
+        giving.lock().expect("moments nobody poisoned").push(Instant::now());
+        Reply::Json(200, token(&format!("good-{number}"), 5))
+    });
     let ambassador = start(&database, &tokens, &files);
     // Session after session over three lives; none waits for a token.
     while tokens.asked().len() < 4 {
@@ -206,7 +217,17 @@ fn a_short_lived_token_is_renewed_ahead_and_sessions_go_on() {
     }
     let records = ambassador.records();
     assert!(records.iter().all(|record| record["outcome"] == "completed"), "{records:?}");
-    assert!(database.taken().iter().any(|token| token == "good-2"));
+    // None was shown past its end, and there was one request for each four fifths of a life.
+    let given = given.lock().expect("moments nobody poisoned").clone();
+    let shown = database.taken_at();
+    assert!(shown.iter().any(|(token, _)| token == "good-2"));
+    for (token, at) in shown {
+        let number: usize = token.strip_prefix("good-").and_then(|number| number.parse().ok()).expect("ours");
+        assert!(at - given[number] < Duration::from_secs(5), "{token} after {:?}", at - given[number]);
+    }
+    for pair in given.windows(2) {
+        assert!(pair[1] - pair[0] > Duration::from_millis(3900), "{:?}", pair[1] - pair[0]);
+    }
     must_not_show(&ambassador, &[SECRET, "good-1"]);
 }
 
@@ -239,7 +260,7 @@ fn what_is_no_token_is_told_and_a_redirect_is_not_followed() {
     let elsewhere = TokenServer::start(|_, _| Reply::Json(200, token("good-token", 3600)));
     let there = elsewhere.url("/token");
     let described = format!("AADSTS7000215: Invalid\\r\\nclient {}", "x".repeat(500));
-    for (reply, expected) in [
+    let running = [
         (Reply::Redirect(there), "answers by a redirect (HTTP 302), which is not followed"),
         (
             Reply::Json(400, format!(r#"{{"error":"invalid_client","error_description":"{described}"}}"#)),
@@ -254,9 +275,15 @@ fn what_is_no_token_is_told_and_a_redirect_is_not_followed() {
         (Reply::Json(200, " ".repeat(70_000)), "answers with more than 65536 bytes"),
         // Longer than the deadline of a request.
         (Reply::Held(String::new()), "no answer within 10s (waiting for the answer)"),
-    ] {
+        (Reply::Endless { is_fast: false }, "no answer within 10s (waiting for the answer)"),
+        (Reply::Endless { is_fast: true }, "answers with more than 65536 bytes"),
+    ]
+    .map(|(reply, expected)| {
         let tokens = TokenServer::start(move |_, _| reply.clone());
         let ambassador = start(&database, &tokens, &files);
+        (tokens, ambassador, expected)
+    });
+    for (_tokens, ambassador, expected) in running {
         let line = ambassador.wait_line("no new credential for signing in");
         assert!(line.contains(expected) && line.contains("https://127.0.0.1:"), "{expected}: {line}");
         assert!(line.len() < 800, "{line}");
@@ -439,13 +466,13 @@ fn a_sign_in_ends_with_the_servers_reason() {
 
 /// Runs Python with these arguments; what it prints is JSON.
 #[track_caller]
-fn python(script: &str, arguments: &[&str]) -> Value {
+pub(crate) fn python(script: &str, arguments: &[&str]) -> Value {
     let told = finish(Command::new("/usr/bin/python3").arg("-c").arg(script).args(arguments)).must_succeed();
     serde_json::from_str(&told.stdout).unwrap_or_else(|error| panic!("{error} in {}", told.stdout))
 }
 
 /// Verifies by PyJWT, and gives header and claims.
-const DECODE: &str = "
+pub(crate) const DECODE: &str = "
 import sys, json, jwt
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -520,10 +547,11 @@ fn a_client_assertion_is_what_msal_makes_of_the_same_certificate() {
 }
 
 /// What google-auth makes of the same service account.
-const GOOGLE: &str = "
+pub(crate) const GOOGLE: &str = "
 import sys, json, jwt
 from google.oauth2 import service_account
-made = service_account.Credentials.from_service_account_file(sys.argv[1], scopes=['read', 'write'], subject='alerts@example.com')
+path, scopes, subject = sys.argv[1:]
+made = service_account.Credentials.from_service_account_file(path, scopes=scopes.split(), subject=subject or None)
 token = made._make_authorization_grant_assertion().decode()
 print(json.dumps({'header': jwt.get_unverified_header(token), 'claims': jwt.decode(token, options={'verify_signature': False})}))
 ";
@@ -554,7 +582,7 @@ fn a_service_accounts_assertion_is_what_google_auth_makes_of_it() {
     assert_eq!(request.form.len(), 2, "{request:?}");
     let assertion = &request.form["assertion"];
     let ours = python(DECODE, &[assertion, &leaf.cert.display().to_string(), &tokens.url("/google")]);
-    let theirs = python(GOOGLE, &[&files.show("account.json")]);
+    let theirs = python(GOOGLE, &[&files.show("account.json"), "read write", "alerts@example.com"]);
     assert_eq!(ours["header"], theirs["header"]);
     for field in ["iss", "sub", "scope"] {
         assert_eq!(ours["claims"][field], theirs["claims"][field], "{field}");

@@ -50,6 +50,7 @@ mod logins_mysql; // signing in to MariaDB and MySQL in the client's place
 mod logins_oauth; // tokens for signing in: what is asked of a token server, and when
 mod logins_others; // signing in to Redis, MQTT, LDAP, NATS and others in the client's place
 mod logins_postgres; // signing in to PostgreSQL in the client's place
+mod logins_tokens; // token endpoints that are slow, ask for pauses or rotate tokens, and what is shown of a login
 mod logs; // files, disks, journald, rotation
 mod mail_clients; // mail clients, against Postfix and Dovecot
 mod mailbox_clients; // programs that fetch mail, against Dovecot

@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
+use crate::harness::token_server::{Reply, TokenServer, token};
 use crate::harness::{Ambassador, Config, End, Upstream, finish, roles};
+use crate::logins_oauth::{Database, Files, start, use_it};
 
 /// The page's document after its script has polled a few times, and the browser's messages about it.
 struct Shown {
@@ -96,4 +98,20 @@ fn the_page_forbids_the_browser_everything_but_itself() {
     for directive in ["default-src 'none'", "script-src 'sha256-", "frame-ancestors 'none'"] {
         assert!(policy.contains(directive), "the policy lacks {directive}: {policy}");
     }
+}
+
+/// Of a login its end, its age and its last error.
+#[test]
+fn the_page_shows_how_fresh_a_login_is() {
+    let files = Files::new();
+    let database = Database::that_takes(&["good"]);
+    let tokens = TokenServer::start(|number, _| match number {
+        0 => Reply::Json(200, token("good-token", 3600)),
+        _ => Reply::Json(400, r#"{"error":"invalid_client"}"#.into()),
+    });
+    let ambassador = start(&database, &tokens, &files);
+    use_it(&ambassador);
+    files.write("secret", "an0ther-secret");
+    ambassador.wait_line("no new credential for signing in");
+    browse(&ambassador).has(&["up as app (oauth2)", ">Read<", " ago</td>", ">in 59 min ", "invalid_client"]);
 }

@@ -105,6 +105,9 @@ impl SettingsBuilder<'_> {
             [service @ ("aws_rds_iam" | "aws_elasticache_iam")] => {
                 self.aws(service, section, around).map(|source| Box::new(source) as Box<dyn LoginSource>)
             }
+            ["gcp"] if section.section("gcp")?.is_given("service_account") => {
+                self.google_account(section, protocol).map(|source| Box::new(source) as Box<dyn LoginSource>)
+            }
             [cloud @ ("azure" | "gcp")] => {
                 self.cloud(cloud, section, protocol).map(|source| Box::new(source) as Box<dyn LoginSource>)
             }

@@ -211,8 +211,16 @@ static AZURE: SectionSpec = SectionSpec {
 };
 
 static GCP: SectionSpec = SectionSpec {
-    about: "An access token of Google Cloud's metadata server for the machine's service account (Cloud SQL IAM).",
-    keys: &[],
+    about: "An access token of Google Cloud (Cloud SQL IAM): of the metadata server for the machine's service account, or for an account \
+            whose key is in a file.",
+    keys: &[
+        optional("service_account", ValueKind::Section(&SERVICE_ACCOUNT),
+            "The key of a service account, as Google issues it. With postgres and mysql `as` may be absent: the account as Cloud SQL \
+             calls it."),
+        optional("scopes", ValueKind::List(&ValueKind::Text("https://www.googleapis.com/auth/alloydb.login")),
+            "With `service_account`: the scopes to ask for, one an item. Default: postgres and mysql sqlservice.login, mail \
+             mail.google.com, else cloud-platform."),
+    ],
 };
 
 static PASSWORD: SectionSpec = SectionSpec {

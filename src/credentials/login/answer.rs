@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     fn read(status: u16, body: &str) -> Result<(String, Option<String>, u64), String> {
-        let answer = HttpAnswer { status, body: Zeroizing::new(body.as_bytes().to_vec()) };
+        let answer = HttpAnswer { status, retry_after: None, body: Zeroizing::new(body.as_bytes().to_vec()) };
         let begun = SystemTime::UNIX_EPOCH;
         let read = TokenAnswer::read(&answer, &["hunter2"], begun).map_err(|error| error.to_string())?;
         let life = read.expires.duration_since(begun).unwrap().as_secs();
@@ -256,7 +256,7 @@ mod tests {
                 body[at] = rng.u8(..);
             }
             let status = *rng.choice(&[200, 400]).unwrap_or(&200);
-            let answer = HttpAnswer { status, body: Zeroizing::new(body) };
+            let answer = HttpAnswer { status, retry_after: None, body: Zeroizing::new(body) };
             if let Err(error) = TokenAnswer::read(&answer, &["hunter2"], SystemTime::UNIX_EPOCH) {
                 assert!(!error.to_string().contains("hunter2"), "{error}");
             }

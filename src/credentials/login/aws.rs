@@ -11,7 +11,7 @@ mod sigv4;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::{FetchedLogin, LoginSource};
+use super::{FetchError, FetchedLogin, LoginSource};
 use crate::clock;
 use crate::protocol::{LoginCredentials, Secret, SecretKind};
 
@@ -61,7 +61,7 @@ impl LoginSource for AwsIam {
         self.environment.files()
     }
 
-    fn fetch(&self) -> Result<FetchedLogin, String> {
+    fn fetch(&self) -> Result<FetchedLogin, FetchError> {
         let keys = self.environment.keys(&self.region)?;
         let at = clock::wall();
         let connect = match &self.service {

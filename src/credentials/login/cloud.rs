@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::answer::TokenAnswer;
 use super::http::{self, HttpField, HttpRequest, HttpUrl, PlainHttp};
-use super::{FetchedLogin, LoginSource};
+use super::{FetchError, FetchedLogin, LoginSource};
 use crate::clock;
 use crate::protocol::{LoginCredentials, Secret, SecretKind};
 use crate::tls::{Roots, read_secret};
@@ -187,7 +187,7 @@ impl LoginSource for CloudToken {
         }
     }
 
-    fn fetch(&self) -> Result<FetchedLogin, String> {
+    fn fetch(&self) -> Result<FetchedLogin, FetchError> {
         let CloudRequest { method, url, header, body, secrets } = self.cloud.request()?;
         let parsed = HttpUrl::parse(&url, PlainHttp::Local).map_err(|reason| format!("{url} {reason}"))?;
         let at = clock::wall();
@@ -195,8 +195,8 @@ impl LoginSource for CloudToken {
             http::send(HttpRequest { method, url: &parsed, headers: vec![header], body }, &Roots::System);
         let answer = answer.map_err(|error| error.to_string())?;
         let secrets: Vec<&str> = secrets.iter().map(|secret| secret.as_str()).collect();
-        let TokenAnswer { access_token, expires, .. } =
-            TokenAnswer::read(&answer, &secrets, at).map_err(|error| format!("{parsed}: {error}"))?;
+        let TokenAnswer { access_token, expires, .. } = TokenAnswer::read(&answer, &secrets, at)
+            .map_err(|error| answer.failure(format!("{parsed}: {error}")))?;
         let secret = Secret::new(self.kind, access_token);
         let credentials = LoginCredentials { user: self.user.clone(), secret };
         Ok(FetchedLogin { credentials, expires: Some(expires) })

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::answer::secret;
-use super::{FetchedLogin, LoginSource};
+use super::{FetchError, FetchedLogin, LoginSource};
 use crate::protocol::{LoginCredentials, Secret, SecretKind};
 use crate::tls::read_secret;
 
@@ -52,7 +52,7 @@ impl LoginSource for PasswordFile {
         vec![self.path.clone()]
     }
 
-    fn fetch(&self) -> Result<FetchedLogin, String> {
+    fn fetch(&self) -> Result<FetchedLogin, FetchError> {
         Ok(FetchedLogin { credentials: self.read()?, expires: None })
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 
-use super::{FetchedLogin, LoginCredential};
+use super::{FetchError, FetchedLogin, LoginCredential};
 use crate::alarm;
 use crate::blocking::BlockingTask;
 use crate::clock;
@@ -29,6 +29,8 @@ const AHEAD: u32 = 5;
 /// At most that shortly before the end: a token of an hour is renewed five minutes ahead.
 const AHEAD_MAX: Duration = Duration::from_secs(300);
 
+/// A server that asks for a longer pause (Retry-After) gets this one: whoever runs it may have mended it.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// Sessions that miss a credential hasten the next question after a failure only down to this.
 const APART_FAILING: Duration = Duration::from_secs(5);
 
@@ -46,6 +48,8 @@ pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop
     let mut stop = std::pin::pin!(stop.begun());
     let Some(files) = credential.upgrade().map(|credential| credential.files()) else { return };
     let mut failures = 0;
+    // Until when the source wants not to be asked.
+    let mut held = None;
     let metrics = match credential.upgrade() {
         Some(credential) => LoginMetrics::new(&credential.cluster, credential.source.label()),
         None => return,
@@ -66,13 +70,13 @@ pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop
         strong.begin_asking();
         let fetched = tokio::select! {
             () = &mut stop => return,
-            fetched = fetch(&strong, cause) => fetched,
+            fetched = fetch(&strong, cause, held.is_some_and(|until| begun < until)) => fetched,
         };
         let mut apart = APART;
         match fetched {
             Ok(None) => strong.end_asking(),
             Ok(Some(fetched)) => {
-                failures = 0;
+                (failures, held) = (0, None);
                 metrics.record_fetched(clock::wall(), &fetched.credentials.user, fetched.expires);
                 next = fetched.expires.map(|end| clock::now() + ahead(end, clock::wall(), &mut rng));
                 if strong.install(fetched) {
@@ -80,7 +84,7 @@ pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop
                     tracing::info!(%cluster, source, "a credential for signing in was read");
                 }
             }
-            Err(reason) => {
+            Err(FetchError { reason, retry_after }) => {
                 metrics.failed.increment(1);
                 if failures == 0 {
                     let (cluster, source) = (&strong.cluster, strong.source.label());
@@ -91,20 +95,31 @@ pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop
                 failures = failures.saturating_add(1);
                 apart = pause.clamp(APART, APART_FAILING);
                 next = Some(begun + backoff::jittered(pause, 0.2, &mut rng));
+                held = retry_after.map(|wanted| held_until(wanted, clock::now()));
+                if let Some(until) = held {
+                    // Not all hosts at the same moment.
+                    next = next.max(Some(until + pause - backoff::jittered(pause, 0.5, &mut rng)));
+                }
             }
         }
         let due = next.map(|next| next.max(begun + APART));
+        let earliest = held.map_or(begun + apart, |until: Instant| until.max(begun + apart));
         cause = tokio::select! {
             () = &mut stop => return,
             _ = watch.changed() => Cause::Files,
             () = strong.reread.notified() => Cause::Files,
             () = async {
                 strong.wanted.notified().await;
-                alarm::sleep_until(Some(begun + apart)).await;
+                alarm::sleep_until(Some(earliest)).await;
             } => Cause::Need,
             () = alarm::sleep_until(due) => Cause::Need,
         };
     }
+}
+
+/// The end of the pause that a source wants.
+fn held_until(wanted: Duration, now: Instant) -> Instant {
+    now + wanted.min(RETRY_AFTER_MAX)
 }
 
 /// How long from now a credential that ends then is good enough.
@@ -115,21 +130,29 @@ fn ahead(end: SystemTime, wall: SystemTime, rng: &mut Rng) -> Duration {
     life - before + (before - backoff::jittered(before, 0.5, rng)) / 2
 }
 
-/// Asks the source on a thread of its own. `None`: its files are what they were, and what they gave is good.
-async fn fetch(credential: &Arc<LoginCredential>, cause: Cause) -> Result<Option<FetchedLogin>, String> {
+/// Asks the source on a thread of its own. `None`: its files are what they were, and what they gave is good, or the source wants
+/// not to be asked (`is_held`).
+async fn fetch(
+    credential: &Arc<LoginCredential>,
+    cause: Cause,
+    is_held: bool,
+) -> Result<Option<FetchedLogin>, FetchError> {
     let mut asking = BlockingTask::default();
     let asked = Arc::clone(credential);
-    let may_keep = cause == Cause::Files && credential.is_in_order();
+    let is_in_order = credential.is_in_order();
+    let may_keep = cause == Cause::Files && (is_in_order || is_held);
+    // A refresh token that another source has replaced is no reason to ask while what it gave lives.
+    let counts_written = !is_in_order || credential.is_rejected();
     asking
-        .begin(move || match may_keep && !asked.source.is_news() {
+        .begin(move || match may_keep && !asked.source.is_news(counts_written) {
             true => Ok(None),
             false => asked.source.fetch().map(Some),
         })
         .map_err(|error| format!("no thread can be started: {error}"))?;
     let until: Instant = clock::now() + PATIENCE;
     match alarm::timeout_at(until, asking.join()).await {
-        Ok(result) => result.unwrap_or_else(|_| Err("reading it has failed unexpectedly".into())),
-        Err(_) => Err(format!("it has not answered within {PATIENCE:?}")),
+        Ok(result) => result.unwrap_or_else(|_| Err("reading it has failed unexpectedly".to_owned().into())),
+        Err(_) => Err(format!("it has not answered within {PATIENCE:?}").into()),
     }
 }
 
@@ -138,7 +161,8 @@ async fn fetch(credential: &Arc<LoginCredential>, cause: Cause) -> Result<Option
 /// # Errors
 /// As the source says.
 pub(crate) async fn fetch_once(credential: &Arc<LoginCredential>) -> Result<(), String> {
-    if let Some(fetched) = fetch(credential, Cause::Need).await? {
+    let fetched = fetch(credential, Cause::Need, false).await.map_err(|error| error.reason)?;
+    if let Some(fetched) = fetched {
         credential.install(fetched);
     }
     Ok(())
@@ -147,6 +171,15 @@ pub(crate) async fn fetch_once(credential: &Arc<LoginCredential>) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_source_is_left_alone_for_long() {
+        let now = clock::now();
+        for (wanted, expected) in [(0, 0), (7, 7), (300, 300), (u64::MAX, 300)] {
+            let until = held_until(Duration::from_secs(wanted), now);
+            assert_eq!(until - now, Duration::from_secs(expected), "{wanted}");
+        }
+    }
 
     #[test]
     fn a_credential_is_replaced_ahead_of_its_end() {

@@ -6,14 +6,16 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -24,6 +26,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
+use super::{FetchError, moment};
 use crate::tls::{self, Roots};
 use crate::{alarm, clock, workers};
 
@@ -50,7 +53,7 @@ pub(crate) struct HttpUrl {
 pub(crate) enum PlainHttp {
     /// Nowhere.
     Never,
-    /// At addresses, not names, that no router forwards to: loopback and link-local ones.
+    /// At addresses that no router forwards to, loopback and link-local ones; of names at `localhost` alone.
     Local,
 }
 
@@ -75,7 +78,25 @@ impl fmt::Debug for HttpField {
 /// An answer that is no redirect.
 pub(crate) struct HttpAnswer {
     pub(crate) status: u16,
+    /// For how long the server wants no further request.
+    pub(crate) retry_after: Option<Duration>,
     pub(crate) body: Zeroizing<Vec<u8>>,
+}
+
+impl HttpAnswer {
+    /// An error by this answer.
+    pub(super) fn failure(&self, reason: String) -> FetchError {
+        FetchError { reason, retry_after: self.retry_after }
+    }
+}
+
+/// RFC 9110 §10.2.3: seconds, or a date.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => moment::of_http(text)?.duration_since(clock::wall()).ok(),
+    }
 }
 
 impl fmt::Debug for HttpAnswer {
@@ -184,13 +205,17 @@ impl fmt::Display for HttpUrl {
 const OF_AWS: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)];
 
+/// A name that means this host, and is not looked up for that (RFC 6761 §6.3). Azure Container Apps have it in
+/// `IDENTITY_ENDPOINT`.
+const LOCALHOST: &str = "localhost";
+
 fn is_local(host: &str) -> bool {
     match host.parse() {
         Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
         Ok(IpAddr::V6(address)) => {
             address.is_loopback() || address.is_unicast_link_local() || OF_AWS.contains(&address)
         }
-        Err(_) => false,
+        Err(_) => host.eq_ignore_ascii_case(LOCALHOST),
     }
 }
 
@@ -295,6 +320,9 @@ impl Exchange<'_> {
         let HttpUrl { host, port, .. } = self.url;
         let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
             Ok(address) => vec![(address, *port).into()],
+            Err(_) if is_local(host) => {
+                vec![(Ipv4Addr::LOCALHOST, *port).into(), (Ipv6Addr::LOCALHOST, *port).into()]
+            }
             Err(_) => tokio::net::lookup_host((host.as_str(), *port))
                 .await
                 .map_err(|error| self.failed(error))?
@@ -330,8 +358,9 @@ impl Exchange<'_> {
             if status.is_redirection() {
                 return Err(HttpError::Redirect(self.url.to_string(), status.as_u16()));
             }
+            let retry_after = retry_after(answer.headers());
             let body = self.body(answer).await?;
-            Ok(HttpAnswer { status: status.as_u16(), body })
+            Ok(HttpAnswer { status: status.as_u16(), retry_after, body })
         };
         // The connection is served until the answer is whole; its own error is one of the answer, too.
         let (mut connection, mut answering) = (std::pin::pin!(connection), std::pin::pin!(answering));
@@ -399,7 +428,8 @@ mod tests {
             ("http://127.0.0.1:1/x", true),
             ("http://[::1]/x", true),
             ("http://169.254.169.254/latest", true),
-            ("http://localhost/x", false),
+            ("http://localhost/x", true),
+            ("http://localhost.test/x", false),
             ("http://10.0.0.1/x", false),
             ("http://[fe80::1]/x", true),
             ("http://[fd00:ec2::254]/latest", true),
@@ -459,6 +489,28 @@ mod tests {
     }
 
     #[test]
+    fn a_server_says_when_to_ask_again() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_str(text).unwrap());
+            retry_after(&headers).map(|after| after.as_secs())
+        };
+        for (text, expected) in [
+            ("7", Some(7)),
+            ("0", Some(0)),
+            ("-1", None),
+            ("soon", None),
+            ("99999999999999999999999", None),
+            ("Wed, 21 Oct 2015 07:28:00 GMT", None),
+        ] {
+            assert_eq!(read(text), expected, "{text}");
+        }
+        assert!(read("Fri, 31 Dec 2100 23:59:59 GMT").is_some_and(|after| after > 86_400));
+        let (answered, _) = ask(b"HTTP/1.1 429 Slow down\r\nRetry-After: 30\r\nContent-Length: 2\r\n\r\n{}");
+        assert_eq!(answered.unwrap().retry_after, Some(Duration::from_secs(30)));
+    }
+
+    #[test]
     fn what_is_no_answer_is_an_error_that_shows_nothing_that_was_sent() {
         let long: &'static [u8] = Box::leak(
             [b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n".to_vec(), vec![b' '; 70000]]
@@ -467,6 +519,12 @@ mod tests {
         );
         let endless: &'static [u8] =
             Box::leak([b"HTTP/1.1 200 OK\r\nX: ".to_vec(), vec![b'x'; 200_000]].concat().into_boxed_slice());
+        let chunk = [&b"400\r\n"[..], &[b' '; 1024], b"\r\n"].concat();
+        let chunks: &'static [u8] = Box::leak(
+            [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(), chunk.repeat(70)]
+                .concat()
+                .into_boxed_slice(),
+        );
         for (answer, expected) in [
             (&b"HTTP/1.1 302 Found\r\nLocation: https://evil.test/\r\n\r\n"[..], "redirect (HTTP 302)"),
             (b"HTTP/1.1 307 There\r\nLocation: /other\r\n\r\n", "redirect (HTTP 307)"),
@@ -475,6 +533,7 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhi", "waiting for the answer failed"),
             (b"SSH-2.0-OpenSSH_9.2\r\n", "waiting for the answer failed"),
             (b"", "waiting for the answer failed"),
+            (chunks, "more than 65536 bytes"),
         ] {
             let error = ask(answer).0.unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("/token"), "{expected}: {error}");

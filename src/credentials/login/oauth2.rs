@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::answer::{OAuth2Error, TokenAnswer};
 use super::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl, KEPT, percent_encoded};
-use super::{FetchedLogin, LoginSource};
+use super::{FetchError, FetchedLogin, LoginSource};
 use crate::clock;
 use crate::protocol::{LoginCredentials, Secret, SecretKind};
 use crate::sync::Mutex;
@@ -40,7 +40,11 @@ const SECRET_MAX: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct OAuth2 {
     /// Who the token is for, at the server that is signed in to.
-    pub(crate) user: String,
+    pub(crate) user: TokenUser,
+    /// The key in the file that it stands under.
+    pub(crate) label: &'static str,
+    /// How the server takes the token.
+    pub(crate) kind: SecretKind,
     /// `None`: the service account's.
     pub(crate) token_url: Option<HttpUrl>,
     /// The CAs of the token endpoint.
@@ -49,6 +53,40 @@ pub(crate) struct OAuth2 {
     pub(crate) scopes: Vec<String>,
     /// The content of the files after the last fetch.
     pub(crate) seen: SeenFiles,
+}
+
+/// Who is signed in by a token.
+#[derive(Debug)]
+pub(crate) enum TokenUser {
+    /// As the configuration says.
+    Named(String),
+    /// The service account, as Cloud SQL for PostgreSQL calls it: without `.gserviceaccount.com`.
+    WithoutDomain,
+    /// The service account, as Cloud SQL for MySQL calls it: what is before `@`.
+    BeforeAt,
+}
+
+impl std::fmt::Display for TokenUser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Named(name) => f.write_str(name),
+            Self::WithoutDomain | Self::BeforeAt => f.write_str("the service account"),
+        }
+    }
+}
+
+/// What the email address of a service account ends with.
+const ACCOUNT_DOMAIN: &str = ".gserviceaccount.com";
+
+impl TokenUser {
+    /// The user, where the service account has that address.
+    fn of(&self, account: &str) -> String {
+        match self {
+            Self::Named(name) => name.clone(),
+            Self::WithoutDomain => account.strip_suffix(ACCOUNT_DOMAIN).unwrap_or(account).to_owned(),
+            Self::BeforeAt => account.split('@').next().unwrap_or(account).to_owned(),
+        }
+    }
 }
 
 /// What the token is given for.
@@ -89,9 +127,9 @@ pub(crate) enum ClientProof {
     Assertion(AssertionSettings),
 }
 
-/// A digest of files, to find out whether they have changed.
+/// Digests of files, to find out whether they have changed: of those that are only read, and of those that are also replaced.
 #[derive(Default)]
-pub(crate) struct SeenFiles(Mutex<Option<digest::Digest>>);
+pub(crate) struct SeenFiles(Mutex<Option<[digest::Digest; 2]>>);
 
 /// Settings are compared by their `Debug`, and this is none.
 impl std::fmt::Debug for SeenFiles {
@@ -180,11 +218,12 @@ impl OAuth2Client {
 }
 
 impl OAuth2 {
-    /// Asks for a token; `now` decides nothing but what is signed.
-    fn token(&self) -> Result<TokenAnswer, String> {
+    /// Asks for a token, and says of which user it is.
+    fn token(&self) -> Result<(TokenAnswer, String), FetchError> {
         let begun = clock::wall();
         let mut form = Form::default();
         let account;
+        let mut user = self.user.of("");
         let url = match &self.grant {
             Grant::ClientCredentials(client) => {
                 let url = self.token_url()?;
@@ -203,6 +242,7 @@ impl OAuth2 {
             }
             Grant::ServiceAccount(settings) => {
                 account = settings.read()?;
+                user = self.user.of(&account.email);
                 let url = self.token_url.as_ref().unwrap_or(&account.token_url);
                 form.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
                 let scope = self.scopes.join(" ");
@@ -212,7 +252,9 @@ impl OAuth2 {
             }
         };
         let answer = form.post(url, &self.roots)?;
-        TokenAnswer::read(&answer, &form.secrets(), begun).map_err(|error| self.explain(url, &error))
+        let token = TokenAnswer::read(&answer, &form.secrets(), begun)
+            .map_err(|error| answer.failure(self.explain(url, &error)))?;
+        Ok((token, user))
     }
 
     fn token_url(&self) -> Result<&HttpUrl, String> {
@@ -250,25 +292,36 @@ impl OAuth2 {
         }
     }
 
-    fn digest(&self) -> digest::Digest {
-        let mut context = digest::Context::new(&digest::SHA256);
-        for path in self.files().iter().chain(&self.written()) {
-            match read_secret(path) {
-                Ok(bytes) => context.update(digest::digest(&digest::SHA256, &bytes).as_ref()),
-                Err(error) => context.update(error.to_string().as_bytes()),
-            }
+    /// Continues with what an earlier source of the same settings has only in memory.
+    pub(super) fn adopt(&self, earlier: &Self) {
+        if let (Grant::RefreshToken { file, .. }, Grant::RefreshToken { file: before, .. }) =
+            (&self.grant, &earlier.grant)
+        {
+            file.adopt(before);
         }
-        context.finish()
+    }
+
+    fn digests(&self) -> [digest::Digest; 2] {
+        [self.files(), self.written()].map(|paths| {
+            let mut context = digest::Context::new(&digest::SHA256);
+            for path in paths {
+                match read_secret(&path) {
+                    Ok(bytes) => context.update(digest::digest(&digest::SHA256, &bytes).as_ref()),
+                    Err(error) => context.update(error.to_string().as_bytes()),
+                }
+            }
+            context.finish()
+        })
     }
 }
 
 impl LoginSource for OAuth2 {
     fn label(&self) -> &'static str {
-        "oauth2"
+        self.label
     }
 
     fn secret_kind(&self) -> SecretKind {
-        SecretKind::BearerToken
+        self.kind
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -289,25 +342,33 @@ impl LoginSource for OAuth2 {
         }
     }
 
-    fn is_news(&self) -> bool {
-        let digest = self.digest();
-        let before = self.seen.0.lock().replace(digest);
-        before.is_some_and(|before| before.as_ref() != digest.as_ref())
+    fn is_news(&self, counts_written: bool) -> bool {
+        let now = self.digests();
+        let before = self.seen.0.lock().replace(now);
+        let is_other = |index: usize| {
+            before.is_some_and(|before: [digest::Digest; 2]| before[index].as_ref() != now[index].as_ref())
+        };
+        is_other(0) || (counts_written && is_other(1))
     }
 
     fn oauth2(&self) -> Option<&OAuth2> {
         Some(self)
     }
 
-    fn fetch(&self) -> Result<FetchedLogin, String> {
-        let TokenAnswer { access_token, refresh_token, expires } = self.token()?;
+    fn fetch(&self) -> Result<FetchedLogin, FetchError> {
+        let _lock = match &self.grant {
+            Grant::RefreshToken { file, .. } => file.lock(),
+            Grant::ClientCredentials(_) | Grant::ServiceAccount(_) => None,
+        };
+        *self.seen.0.lock() = Some(self.digests());
+        let (TokenAnswer { access_token, refresh_token, expires }, user) = self.token()?;
         if let (Grant::RefreshToken { file, .. }, Some(new)) = (&self.grant, refresh_token) {
             file.rotate(new);
+            // Its own writing is no news.
+            *self.seen.0.lock() = Some(self.digests());
         }
-        // Its own writing is no news.
-        *self.seen.0.lock() = Some(self.digest());
-        let secret = Secret::new(SecretKind::BearerToken, access_token);
-        let credentials = LoginCredentials { user: self.user.clone(), secret };
+        let secret = Secret::new(self.kind, access_token);
+        let credentials = LoginCredentials { user, secret };
         Ok(FetchedLogin { credentials, expires: Some(expires) })
     }
 }

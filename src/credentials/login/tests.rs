@@ -1,7 +1,5 @@
 //! Sessions that wait for a credential, share it, and find it rejected.
 
-use std::time::Duration;
-
 use zeroize::Zeroizing;
 
 use super::*;
@@ -24,8 +22,8 @@ impl LoginSource for Nothing {
         Vec::new()
     }
 
-    fn fetch(&self) -> Result<FetchedLogin, String> {
-        Err("nothing".into())
+    fn fetch(&self) -> Result<FetchedLogin, FetchError> {
+        Err("nothing".to_owned().into())
     }
 }
 

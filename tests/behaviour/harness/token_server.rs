@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -26,6 +27,12 @@ pub(crate) enum Reply {
     Close,
     /// Nothing until [`TokenServer::release`], then a token.
     Held(String),
+    /// A token after that time.
+    Slow(Duration, String),
+    /// An error with that status, and a Retry-After.
+    Again(u16, &'static str),
+    /// A body without an end, as fast as it is read, or a byte at a time.
+    Endless { is_fast: bool },
 }
 
 type Script = Box<dyn Fn(usize, &TokenRequest) -> Reply + Send>;
@@ -116,6 +123,14 @@ async fn serve(
             held.wait_for(|released| *released).await.ok()?;
             (200, String::new(), body)
         }
+        Reply::Slow(after, body) => {
+            tokio::time::sleep(after).await;
+            (200, String::new(), body)
+        }
+        Reply::Again(status, after) => {
+            (status, format!("Retry-After: {after}\r\n"), r#"{"error":"temporarily_unavailable"}"#.into())
+        }
+        Reply::Endless { is_fast } => return endless(conn, is_fast).await,
     };
     let head = format!(
         "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\n{extra}Content-Length: {}\r\n\r\n",
@@ -123,6 +138,18 @@ async fn serve(
     );
     conn.write_all(format!("{head}{body}").as_bytes()).await.ok()?;
     conn.flush().await.ok()
+}
+
+/// Goes on until the client has had enough.
+async fn endless(mut conn: Conn, is_fast: bool) -> Option<()> {
+    conn.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.ok()?;
+    loop {
+        conn.write_all(if is_fast { b"10\r\n                \r\n" } else { b"1\r\n \r\n" }).await.ok()?;
+        conn.flush().await.ok()?;
+        if !is_fast {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
 }
 
 async fn read(conn: &mut Conn) -> Option<TokenRequest> {

@@ -3,8 +3,16 @@
 use super::SettingsBuilder;
 use crate::config::mistakes::quoted;
 use crate::config::raw::Section;
-use crate::credentials::{AZURE_DATABASES, AwsEnvironment, AwsIam, AwsService, Cloud, CloudToken};
+use crate::credentials::{
+    AZURE_DATABASES, AwsEnvironment, AwsIam, AwsService, Cloud, CloudToken, OAuth2, TokenUser,
+};
 use crate::protocol::{Protocol, SecretKind};
+use crate::tls::Roots;
+
+/// What Google's tokens are for by default, by how a server takes them.
+const CLOUD_SQL: &str = "https://www.googleapis.com/auth/sqlservice.login";
+const CLOUD: &str = "https://www.googleapis.com/auth/cloud-platform";
+const MAIL: &str = "https://mail.google.com/";
 
 impl SettingsBuilder<'_> {
     /// `around`: the cluster, whose endpoint a token of RDS is for.
@@ -58,6 +66,14 @@ impl SettingsBuilder<'_> {
     ) -> Option<CloudToken> {
         let user = self.user_of(key, section);
         let source = section.section(key)?;
+        if key == "gcp" {
+            if source.is_given("scopes") {
+                let message =
+                    "goes with `service_account`: those of the machine's tokens are set at the machine";
+                self.findings.mistake(&source.at("scopes"), message);
+            }
+            self.warn_of_account_name(section, protocol);
+        }
         let cloud = match key {
             "azure" => {
                 let resource = source.optional_text("resource")?.unwrap_or(AZURE_DATABASES);
@@ -65,10 +81,60 @@ impl SettingsBuilder<'_> {
             }
             _ => Cloud::gcp(&self.environment),
         };
-        // Databases take the token as a password, mail servers as a bearer's.
-        let is_password = protocol?.login_secrets().contains(&SecretKind::PasswordToken);
-        let kind = if is_password { SecretKind::PasswordToken } else { SecretKind::BearerToken };
-        Some(CloudToken { user: user?, cloud, kind })
+        Some(CloudToken { user: user?, cloud, kind: kind_for(protocol?) })
+    }
+
+    /// `gcp: { service_account }`: the key of an account in a file, instead of the machine's own account.
+    pub(super) fn google_account(
+        &mut self,
+        section: &Section,
+        protocol: Option<&dyn Protocol>,
+    ) -> Option<OAuth2> {
+        let source = section.section("gcp")?;
+        let grant = self.account_grant(source);
+        let scopes = self.scopes(source);
+        let protocol = protocol?;
+        let (user, scope) = match (protocol.label(), kind_for(protocol)) {
+            ("postgres", _) => (Some(TokenUser::WithoutDomain), CLOUD_SQL),
+            ("mysql", _) => (Some(TokenUser::BeforeAt), CLOUD_SQL),
+            (_, SecretKind::BearerToken) => (None, MAIL),
+            _ => (None, CLOUD),
+        };
+        self.warn_of_account_name(section, Some(protocol));
+        let user = match section.optional_text("as")? {
+            Some(user) => Some(TokenUser::Named(user.to_owned())),
+            None if user.is_some() => user,
+            None => self.user_of("gcp", section).map(TokenUser::Named),
+        };
+        let mut scopes = scopes?;
+        if scopes.is_empty() {
+            scopes.push(scope.to_owned());
+        }
+        let source_of = |user, grant| OAuth2 {
+            user,
+            label: "gcp",
+            kind: kind_for(protocol),
+            token_url: None,
+            roots: Roots::System,
+            grant,
+            scopes,
+            seen: Default::default(),
+        };
+        self.examined(source_of(user?, grant?), source)
+    }
+
+    /// Cloud SQL knows an account by another name than its address.
+    fn warn_of_account_name(&mut self, section: &Section, protocol: Option<&dyn Protocol>) {
+        let Some(user) = section.text("as").filter(|_| section.is_given("as")) else { return };
+        let name = match protocol.map(Protocol::label) {
+            Some("postgres") => user.strip_suffix(".gserviceaccount.com"),
+            Some("mysql") => user.split_once('@').map(|(name, _)| name),
+            _ => None,
+        };
+        if let Some(name) = name {
+            let message = format!("Cloud SQL calls this user {}", quoted(name));
+            self.findings.warning(&section.at("as"), message);
+        }
     }
 
     /// No cloud says who the token's bearer is at the server.
@@ -79,5 +145,13 @@ impl SettingsBuilder<'_> {
             self.findings.mistake(&section.at, message);
         }
         user.map(ToOwned::to_owned)
+    }
+}
+
+/// Databases take the token as a password, mail servers as a bearer's.
+fn kind_for(protocol: &dyn Protocol) -> SecretKind {
+    match protocol.login_secrets().contains(&SecretKind::PasswordToken) {
+        true => SecretKind::PasswordToken,
+        false => SecretKind::BearerToken,
     }
 }

@@ -7,8 +7,9 @@ use crate::config::mistakes::SourceLocation;
 use crate::config::raw::Section;
 use crate::credentials::{
     AssertionSettings, ClientProof, Grant, HttpUrl, JwtAlgorithm, OAuth2, OAuth2Client, PlainHttp,
-    RefreshTokenFile, ServiceAccount, password_exposure,
+    RefreshTokenFile, ServiceAccount, TokenUser, password_exposure,
 };
+use crate::protocol::SecretKind;
 use crate::tls::Roots;
 
 impl SettingsBuilder<'_> {
@@ -40,10 +41,15 @@ impl SettingsBuilder<'_> {
         if token_url.is_none() && !matches!(grant, Grant::ServiceAccount(_)) {
             return None;
         }
-        let user = user.filter(|user| !user.is_empty())?.to_owned();
-        let source = OAuth2 { user, token_url, roots, grant, scopes, seen: Default::default() };
+        let user = TokenUser::Named(user.filter(|user| !user.is_empty())?.to_owned());
+        let (label, kind, seen) = ("oauth2", SecretKind::BearerToken, Default::default());
+        self.examined(OAuth2 { user, label, kind, token_url, roots, grant, scopes, seen }, oauth2)
+    }
+
+    /// The source, if it can do all that needs no request.
+    pub(super) fn examined(&mut self, source: OAuth2, at: &Section) -> Option<OAuth2> {
         if let Err(reason) = source.examine() {
-            self.findings.mistake(&secret_place(oauth2), reason);
+            self.findings.mistake(&secret_place(at), reason);
             return None;
         }
         Some(source)
@@ -57,7 +63,7 @@ impl SettingsBuilder<'_> {
             .map(Some)
     }
 
-    fn scopes(&mut self, oauth2: &Section) -> Option<Vec<String>> {
+    pub(super) fn scopes(&mut self, oauth2: &Section) -> Option<Vec<String>> {
         if !oauth2.is_given("scopes") {
             return Some(Vec::new());
         }
@@ -85,7 +91,11 @@ impl SettingsBuilder<'_> {
             let message = format!("`{key}` does not go with `service_account`, whose key is all the proof");
             self.findings.mistake(&oauth2.at(key), message);
         }
-        let section = oauth2.section("service_account")?;
+        self.account_grant(oauth2)
+    }
+
+    pub(super) fn account_grant(&mut self, source: &Section) -> Option<Grant> {
+        let section = source.section("service_account")?;
         let subject = section.optional_text("subject")?.map(ToOwned::to_owned);
         Some(Grant::ServiceAccount(ServiceAccount { file: self.secret_file(section)?, subject }))
     }

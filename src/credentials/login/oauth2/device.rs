@@ -113,6 +113,7 @@ impl OAuth2 {
         match TokenAnswer::read(&answer, &form.secrets(), clock::wall()) {
             Ok(TokenAnswer { refresh_token: Some(token), .. }) => {
                 let shown = file.path().display();
+                let _lock = file.lock();
                 file.save(&token).map_err(|error| format!("cannot write {shown}: {error}"))?;
                 Ok(SignInProgress::Done)
             }

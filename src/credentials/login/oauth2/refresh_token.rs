@@ -2,6 +2,10 @@
 //!
 //! The new file stands beside the old one before it takes its name, so there is a whole token at any time. It has mode
 //! 0600 and belongs to whom the old one, or the folder, belongs to: `sign-in` may be run by root for a daemon that is not.
+//!
+//! A token that was replaced must not be used again: many servers take that for a theft, and revoke all of its descendants
+//! (RFC 9700 §4.14.2). So the file is locked (flock) from before it is read until the new one is in its place. Other clusters with the
+//! same file, a successor of this process and `sign-in` wait for that. File systems without locks do without.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -9,6 +13,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
 use super::secret_of;
@@ -41,6 +46,26 @@ impl RefreshTokenFile {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Locks it against all others who ask with its token. It may block, for as long as the request of another one.
+    pub(super) fn lock(&self) -> Option<File> {
+        loop {
+            let file = File::open(&self.path).ok()?;
+            flock(&file, FlockOperation::LockExclusive).ok()?;
+            let (locked, now) = (file.metadata().ok()?, fs::metadata(&self.path).ok()?);
+            // Meanwhile another file may have taken the name.
+            if (locked.dev(), locked.ino()) == (now.dev(), now.ino()) {
+                return Some(file);
+            }
+        }
+    }
+
+    /// Takes over what another one of the same path could not write.
+    pub(super) fn adopt(&self, earlier: &Self) {
+        if self.path == earlier.path {
+            *self.unsaved.lock() = earlier.unsaved.lock().take();
+        }
     }
 
     /// The token to use now.

@@ -27,7 +27,7 @@ pub(crate) struct ServiceAccount {
 
 /// The content of the file.
 pub(super) struct ServiceAccountKey {
-    email: String,
+    pub(super) email: String,
     key_id: Option<String>,
     key: SigningKey,
     pub(super) token_url: HttpUrl,

@@ -59,14 +59,16 @@ fn a_secret_file_has_one_secret() {
     }
 }
 
-/// What is written by the source itself is no reason to ask again; what others write is.
+/// What is written by the source itself is no reason to ask again; what others write is, where the token it has is of no use.
 #[test]
 fn own_writing_is_no_news() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("refresh");
     let client = OAuth2Client { id: "me".into(), proof: ClientProof::None };
     let source = OAuth2 {
-        user: "app".into(),
+        user: TokenUser::Named("app".into()),
+        label: "oauth2",
+        kind: SecretKind::BearerToken,
         token_url: HttpUrl::parse("https://login.test/token", PlainHttp::Never).ok(),
         roots: Roots::WebPki,
         grant: Grant::RefreshToken { client, file: RefreshTokenFile::new(path.clone()), device_url: None },
@@ -74,10 +76,21 @@ fn own_writing_is_no_news() {
         seen: SeenFiles::default(),
     };
     std::fs::write(&path, "hunter2").unwrap();
-    assert!(!source.is_news(), "nothing to compare with");
-    assert!(!source.is_news());
+    assert!(!source.is_news(true), "nothing to compare with");
+    assert!(!source.is_news(true));
     std::fs::write(&path, "hunter3").unwrap();
-    assert!(source.is_news());
-    assert!(!source.is_news());
+    assert!(source.is_news(true));
+    assert!(!source.is_news(true));
+    std::fs::write(&path, "hunter4").unwrap();
+    assert!(!source.is_news(false), "another cluster has used the same file");
     assert!(!format!("{source:?}").contains("hunter"));
+}
+
+/// As Cloud SQL's documentation has them ("Log in using IAM database authentication").
+#[test]
+fn cloud_sql_calls_a_service_account_by_protocol() {
+    let account = "app@project.iam.gserviceaccount.com";
+    assert_eq!(TokenUser::WithoutDomain.of(account), "app@project.iam");
+    assert_eq!(TokenUser::BeforeAt.of(account), "app");
+    assert_eq!(TokenUser::Named("me".into()).of(account), "me");
 }
