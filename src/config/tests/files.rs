@@ -375,3 +375,35 @@ FILE:4:24: clusters.b.tsl: unknown key `tsl`; did you mean `tls`?
 2 mistakes in FILE";
     assert_eq!(shown, expected.replace("FILE", &file.display().to_string()));
 }
+
+/// A private CA may sign one server alone, without a name (Cloud SQL's), so `verify: ca` goes with `login`; public CAs sign
+/// everybody.
+#[test]
+fn a_login_goes_by_the_name_of_the_server_or_by_a_private_ca() {
+    let with_login = |tls: &str| {
+        let login = "protocol: postgres, login: { as: app, password: { file: certs/secret } }";
+        let yaml = with_tls(tls).replace("cluster: b }", "cluster: b, allow: anyone }");
+        let folder = folder(&yaml.replace("endpoints:", &format!("{login}, endpoints:")));
+        let secret = folder.path().join("certs/secret");
+        fs::write(&secret, "hunter2").expect("a file");
+        fs::set_permissions(&secret, Permissions::from_mode(0o600)).expect("a mode");
+        load(&folder)
+    };
+    for tls in ["verify: ca", "verify: ca, ca: system", "verify: ca, ca: webpki"] {
+        let mistakes = with_login(tls).expect_err(tls).to_string();
+        assert!(
+            mistakes.contains("anybody would do who has a certificate of any public CA"),
+            "{tls}: {mistakes}"
+        );
+    }
+    for (tls, warning) in [
+        ("ca: certs/ca.pem", None),
+        ("verify: ca, ca: certs/ca.pem", Some("the secret goes to whoever has a certificate of that CA")),
+    ] {
+        let config = with_login(tls).unwrap_or_else(|mistakes| panic!("{tls}: {mistakes}"));
+        let told: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+        let of_login: Vec<_> = told.iter().filter(|told| told.contains("with `login`")).collect();
+        assert_eq!(of_login.len(), usize::from(warning.is_some()), "{tls}: {told:?}");
+        assert!(warning.is_none_or(|warning| of_login[0].contains(warning)), "{told:?}");
+    }
+}
