@@ -43,7 +43,9 @@ fn a_wrong_token_is_tried_once() {
     let (server, secrets) = (Postgres::by_token(), Secrets::of("the client's"));
     let tokens = TokenServer::start(|_, _| Reply::Json(200, token("token-of-somebody-else", 3600)));
     let ambassador = start(server, &tokens, &secrets, "");
-    let failures = || server.log().matches("OAuth bearer authentication failed for user \"app\"").count();
+    // It logs the validator's verdict by the same words, as LOG.
+    let failures =
+        || server.log().matches("FATAL:  OAuth bearer authentication failed for user \"app\"").count();
     let before = failures();
     for round in 0..10 {
         let told = psql(&ambassador).must_exit(2).stderr;
