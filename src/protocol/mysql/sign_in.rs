@@ -230,12 +230,11 @@ impl SignIn {
 
     /// The refusal that the login is led to counts as one of a wrong password.
     fn no_mechanism(&self, offered: &str) -> LoginError {
-        match self.credentials.no_mechanism(&self.mechanisms, &[offered]) {
-            LoginError::NoMechanism { kind, allowed, offered, .. } => {
-                LoginError::NoMechanism { kind, allowed, offered, is_counted: true }
-            }
-            other => other,
+        let mut error = self.credentials.no_mechanism(&self.mechanisms, &[offered]);
+        if let LoginError::NoMechanism { is_counted, .. } = &mut error {
+            *is_counted = true;
         }
+        error
     }
 
     /// The secret cannot be proved by that plugin, or must not: an answer of the right form leads to the refusal.

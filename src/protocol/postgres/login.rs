@@ -232,10 +232,8 @@ impl StartupLogin {
         let LoginCredentials { secret, .. } = &self.credentials;
         let can_bind = self.channel_binding.is_some();
         let is_allowed = |mechanism: Mechanism| {
-            self.mechanisms.allows(match mechanism {
-                Mechanism::OAuthBearer => OAUTH,
-                other => other.name(),
-            })
+            let is_oauth = mechanism == Mechanism::OAuthBearer;
+            self.mechanisms.allows(if is_oauth { OAUTH } else { mechanism.name() })
         };
         let chosen = Mechanism::choose(&names, secret.kind(), can_bind, is_allowed);
         let (mechanism, first) = match chosen {
