@@ -25,7 +25,7 @@ use crate::alarm;
 use crate::clock;
 use crate::name::ClusterName;
 use crate::policy::login_gate::{GateDecision, LoginGate};
-use crate::protocol::{LoginCredentials, SecretKind};
+use crate::protocol::{AllowedMechanisms, LoginCredentials, SecretKind};
 use crate::sync::Mutex;
 
 pub(crate) use aws::{AwsEnvironment, AwsIam, AwsService};
@@ -103,6 +103,7 @@ pub(crate) struct FetchedLogin {
 pub(crate) struct LoginCredential {
     cluster: ClusterName,
     source: Box<dyn LoginSource>,
+    mechanisms: AllowedMechanisms,
     state: Mutex<State>,
     /// Changes with the content, its error, and the result of a login that others wait for.
     changed: watch::Sender<()>,
@@ -176,11 +177,16 @@ impl NoLogin {
 impl LoginCredential {
     /// A credential of that cluster, from a source that has given none yet.
     #[must_use]
-    pub(crate) fn new(cluster: ClusterName, source: Box<dyn LoginSource>) -> Arc<Self> {
+    pub(crate) fn new(
+        cluster: ClusterName,
+        source: Box<dyn LoginSource>,
+        mechanisms: AllowedMechanisms,
+    ) -> Arc<Self> {
         let (changed, _) = watch::channel(());
         Arc::new(Self {
             cluster,
             source,
+            mechanisms,
             state: Mutex::default(),
             changed,
             wanted: Notify::new(),
@@ -349,6 +355,24 @@ impl LoginCredential {
     /// # Errors
     /// See [`NoLogin`].
     pub(crate) async fn acquire(self: &Arc<Self>, until: Instant) -> Result<LoginPermit, NoLogin> {
+        let (issued, is_trial) = self.wait(until, LoginGate::admit).await?;
+        Ok(LoginPermit::new(Arc::clone(self), issued, is_trial))
+    }
+
+    /// The same for a session whose client has yet to speak: it takes nothing, so that others may go first.
+    ///
+    /// # Errors
+    /// See [`NoLogin`].
+    pub(crate) async fn await_turn(&self, until: Instant) -> Result<(), NoLogin> {
+        self.wait(until, |gate, generation, now| gate.decide(generation, now)).await.map(|_| ())
+    }
+
+    /// Waits until the gate says so. Returns the content, and whether no server has accepted it yet.
+    async fn wait(
+        &self,
+        until: Instant,
+        ask: impl Fn(&mut LoginGate, u64, Instant) -> GateDecision,
+    ) -> Result<(Arc<IssuedLogin>, bool), NoLogin> {
         let mut changed = self.changed.subscribe();
         loop {
             let waits_for = {
@@ -364,10 +388,10 @@ impl LoginCredential {
                             None => format!("{} has not given one yet", self.source.label()),
                         })
                     }
-                    Some(issued) => match state.gate.admit(issued.generation, clock::now()) {
+                    Some(issued) => match ask(&mut state.gate, issued.generation, clock::now()) {
                         GateDecision::Go => {
                             let is_trial = !state.gate.is_accepted(issued.generation);
-                            return Ok(LoginPermit::new(Arc::clone(self), issued, is_trial));
+                            return Ok((issued, is_trial));
                         }
                         GateDecision::Paused { words, left } => return Err(NoLogin::Paused { words, left }),
                         GateDecision::Wait => NoLogin::Busy,

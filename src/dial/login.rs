@@ -43,6 +43,7 @@ pub(super) async fn sign_in(
     let begun = clock::now();
     let context = LoginContext {
         credentials: who.permit.issued().credentials.clone(),
+        mechanisms: who.permit.mechanisms().clone(),
         database: who.database,
         opening,
         is_greeted: ready.is_upgraded,

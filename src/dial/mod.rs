@@ -27,11 +27,12 @@ use std::time::Duration;
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{AttemptBound, AttemptStep, Cluster, DialError, DialTarget, NoLease, Purpose, Spare};
-use crate::credentials::LoginSettings;
+use crate::credentials::{LoginCredential, LoginSettings};
 use crate::metrics::ClusterMetrics;
 use crate::policy::cluster_state::Unavailable;
 use crate::policy::eligibility::NoEndpoint;
 use crate::policy::retry;
+use crate::protocol::LoginError;
 
 use attempt_deadline::AttemptDeadline;
 use hedging::Hedging;
@@ -49,7 +50,7 @@ pub(crate) use probe::{
 pub(crate) use proxy_header::ProxyInfo;
 pub(crate) use record::DialRecord;
 pub(crate) use request::{DialOverrides, DialRequest};
-pub(crate) use server_first::ServerFirstUpgrade;
+pub(crate) use server_first::{CLIENT_REPLY_TIMEOUT, ServerFirstUpgrade};
 
 /// Takes a spare, or dials until an upstream is ready or no attempt is left.
 ///
@@ -87,11 +88,12 @@ async fn sign_in_and_dial(
 ) -> Result<Dialled, DialFailure> {
     let count = |result| ClusterMetrics::record_login(&cluster.settings().name, result);
     let until = clock::now() + within(cluster, &request);
-    let permit = match login.choose(request.caller) {
-        Ok(credential) => credential.acquire(until).await,
-        Err(denied) => Err(denied),
-    };
-    let permit = permit.inspect_err(|none| count(none.label()))?;
+    let credential = login.choose(request.caller).inspect_err(|none| count(none.label()))?;
+    if cluster.settings().protocol.must_finish_upgrade() {
+        credential.await_turn(until).await.inspect_err(|none| count(none.label()))?;
+        return dial_before_login(cluster, login, credential, request, record).await;
+    }
+    let permit = credential.acquire(until).await.inspect_err(|none| count(none.label()))?;
     if cluster.settings().dial.preconnect.is_some()
         && login.for_everybody().is_some_and(|shared| permit.is_of(shared))
         && let Some(opening) = request.opening.filter(|opening| opening.len() <= OPENING_KEPT_MAX)
@@ -101,8 +103,9 @@ async fn sign_in_and_dial(
     let who = SignInAs { permit: &permit, database: login.database() };
     let dialled = dial_any(cluster, DialRequest { sign_in_as: Some(who), ..request }, record).await;
     match dialled {
+        // The permit is given back: the client has yet to speak.
         Ok(Dialled::ServerFirst(mut server_first)) => {
-            server_first.sign_in_with(permit, login.database());
+            server_first.sign_in_with(credential, login.database());
             Ok(Dialled::ServerFirst(server_first))
         }
         Ok(Dialled::Ready(ready, lease)) => {
@@ -125,6 +128,29 @@ async fn sign_in_and_dial(
                 permit.give_back();
             }
             Err(failure)
+        }
+    }
+}
+
+/// A dial whose server waits for the client's answer to its greeting. The credential is asked for when that has come: a client
+/// that is silent must not keep it from others.
+async fn dial_before_login(
+    cluster: &Arc<Cluster>,
+    login: &LoginSettings,
+    credential: &Arc<LoginCredential>,
+    request: DialRequest<'_>,
+    record: &mut DialRecord,
+) -> Result<Dialled, DialFailure> {
+    match dial_any(cluster, request, record).await? {
+        Dialled::ServerFirst(mut server_first) => {
+            server_first.sign_in_with(credential, login.database());
+            Ok(Dialled::ServerFirst(server_first))
+        }
+        // The configuration refuses clusters that lead here.
+        Dialled::Ready(_, lease) => {
+            let error = Box::new(LoginError::Client("its login was not read before TLS"));
+            let last = DialError::Login { endpoint: lease.endpoint().settings().name.clone(), error };
+            Err(DialFailure::Failed { last, attempts: record.attempts, stopped: None })
         }
     }
 }

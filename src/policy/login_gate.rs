@@ -52,21 +52,28 @@ pub enum GateDecision {
 }
 
 impl LoginGate {
-    /// Decides about a login with that content of the credential.
+    /// Decides about a login with that content of the credential, which begins at once if it may.
     pub fn admit(&mut self, generation: u64, now: Instant) -> GateDecision {
+        let decision = self.decide(generation, now);
         if generation > self.generation {
             *self = Self { generation, ..Self::default() };
         }
+        if decision == GateDecision::Go && !matches!(self.state, State::Accepted) {
+            self.state = State::Trying;
+        }
+        decision
+    }
+
+    /// What [`LoginGate::admit`] would decide, without a login.
+    #[must_use]
+    pub fn decide(&self, generation: u64, now: Instant) -> GateDecision {
         match &self.state {
-            State::Accepted => GateDecision::Go,
+            _ if generation > self.generation => GateDecision::Go,
             State::Trying => GateDecision::Wait,
             State::Rejected { words, until } if now < *until => {
                 GateDecision::Paused { words: words.clone(), left: *until - now }
             }
-            State::Untried | State::Rejected { .. } => {
-                self.state = State::Trying;
-                GateDecision::Go
-            }
+            State::Accepted | State::Untried | State::Rejected { .. } => GateDecision::Go,
         }
     }
 
@@ -137,8 +144,12 @@ mod tests {
     #[test]
     fn one_tries_and_the_others_wait_until_it_is_accepted() {
         let (mut gate, now) = (LoginGate::default(), crate::clock::now());
+        for _ in 0..2 {
+            assert_eq!(gate.decide(1, now), GateDecision::Go, "who only asks takes nothing");
+        }
         assert_eq!(gate.admit(1, now), GateDecision::Go);
-        assert_eq!(gate.admit(1, now), GateDecision::Wait);
+        assert_eq!((gate.decide(1, now), gate.admit(1, now)), (GateDecision::Wait, GateDecision::Wait));
+        assert_eq!(gate.decide(2, now), GateDecision::Go);
         gate.abandon(1);
         assert_eq!(gate.admit(1, now), GateDecision::Go, "the next one tries");
         gate.accept(1);

@@ -57,6 +57,10 @@ impl Protocol for Amqp {
         &[SecretKind::Password, SecretKind::PasswordToken]
     }
 
+    fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
+        if self.login_secrets().contains(&kind) { &["PLAIN"] } else { &[] }
+    }
+
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
         Some(Box::new(login::StartLogin::new(context)))
     }

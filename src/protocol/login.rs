@@ -108,11 +108,46 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Which mechanisms may carry the secret (`login.mechanisms`). By default all that suit its kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AllowedMechanisms(Option<Arc<[&'static str]>>);
+
+impl AllowedMechanisms {
+    /// These, of [`super::Protocol::login_mechanisms`], and no other one.
+    #[must_use]
+    pub fn only(names: &[&'static str]) -> Self {
+        Self(Some(names.into()))
+    }
+
+    /// Whether the mechanism of that name may be used. One that is bound to the connection (`…-PLUS`) is the same one, and
+    /// stronger.
+    pub(super) fn allows(&self, name: &str) -> bool {
+        let has = |name: &str| {
+            self.0.iter().flat_map(|names| names.iter()).any(|own| own.eq_ignore_ascii_case(name))
+        };
+        let unbound = name.len().checked_sub("-PLUS".len()).and_then(|end| name.split_at_checked(end));
+        self.0.is_none()
+            || has(name)
+            || unbound.is_some_and(|(unbound, plus)| plus.eq_ignore_ascii_case("-PLUS") && has(unbound))
+    }
+}
+
+impl fmt::Display for AllowedMechanisms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            None => Ok(()),
+            Some(names) => write!(f, " and is allowed by `mechanisms` ({})", names.join(", ")),
+        }
+    }
+}
+
 /// What a login begins with.
 #[derive(Debug, Clone)]
 pub struct LoginContext<'a> {
     /// Who to sign in as.
     pub credentials: LoginCredentials,
+    /// What may carry the secret.
+    pub mechanisms: AllowedMechanisms,
     /// `login.database`: the database to sign in to, for protocols that name one in the login. `None`: the client's.
     pub database: Option<&'a str>,
     /// The client's first message, if its protocol has the client speak first; else empty.
@@ -194,12 +229,16 @@ pub enum LoginError {
     #[error("the server turned the login away ({0})")]
     TurnedAway(TurnedAway),
     /// The server offers no mechanism that may carry the secret.
-    #[error("the server offers no login that suits {kind}: {offered}", kind = show(*.kind))]
+    #[error("the server offers no login that suits {kind}{allowed}: {offered}", kind = .kind.words())]
     NoMechanism {
         /// The kind of the secret.
         kind: SecretKind,
+        /// Those that the configuration permits.
+        allowed: AllowedMechanisms,
         /// What the server offers instead.
         offered: String,
+        /// The login had to be carried through to a refusal, which the server counts as one of a wrong secret.
+        is_counted: bool,
     },
     /// The server did not prove that it knows the password, or its proof is wrong: it may be another server.
     #[error("the server did not prove that it knows the password: {0}")]
@@ -256,17 +295,28 @@ impl LoginError {
     pub fn rejection(&self) -> Option<String> {
         matches!(
             self,
-            Self::Rejected { is_of_secret: true, .. } | Self::Unproven(_) | Self::Unclear(_) | Self::Late(_)
+            Self::Rejected { is_of_secret: true, .. }
+                | Self::NoMechanism { is_counted: true, .. }
+                | Self::Unproven(_)
+                | Self::Unclear(_)
+                | Self::Late(_)
         )
         .then(|| self.to_string())
     }
 }
 
-const fn show(kind: SecretKind) -> &'static str {
-    match kind {
-        SecretKind::Password => "a password",
-        SecretKind::BearerToken => "an OAuth token",
-        SecretKind::PasswordToken => "a token in place of a password",
+impl SecretKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Password, Self::BearerToken, Self::PasswordToken];
+
+    /// In words, for messages.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Password => "a password",
+            Self::BearerToken => "an OAuth token",
+            Self::PasswordToken => "a token in place of a password",
+        }
     }
 }
 
@@ -294,6 +344,18 @@ mod tests {
         let credentials = LoginCredentials { user: "app".into(), secret: secret("hunter2") };
         let shown = format!("{credentials:?}");
         assert!(shown.contains("app") && shown.contains("Password") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_known_by_its_name() {
+        let all = AllowedMechanisms::default();
+        assert!(all.allows("PLAIN") && all.to_string().is_empty());
+        let scram = AllowedMechanisms::only(&["SCRAM-SHA-256"]);
+        assert!(scram.allows("scram-sha-256") && scram.allows("SCRAM-SHA-256-PLUS"));
+        assert!(!scram.allows("PLAIN") && !scram.allows("-PLUS") && !scram.allows("ü-PLUS"));
+        let plus = AllowedMechanisms::only(&["SCRAM-SHA-256-PLUS", "OAUTHBEARER"]);
+        assert!(!plus.allows("SCRAM-SHA-256") && plus.allows("SCRAM-SHA-256-PLUS"));
+        assert_eq!(plus.to_string(), " and is allowed by `mechanisms` (SCRAM-SHA-256-PLUS, OAUTHBEARER)");
     }
 
     #[test]

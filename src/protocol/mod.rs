@@ -55,7 +55,8 @@ use std::time::Duration;
 
 pub use dialogue::{Dialogue, DialogueError, Outbox};
 pub use login::{
-    LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError, LoginStep, Secret, SecretKind, SignedIn,
+    AllowedMechanisms, LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError, LoginStep, Secret,
+    SecretKind, SignedIn,
 };
 pub use mssql::{Packets, Wrapping, WrappingError};
 pub use opening::{
@@ -222,6 +223,12 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// The names for `login.mechanisms` of those that can carry such a secret, the best first. None: there is one way only.
+    fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
+        let _ = kind;
+        &[]
+    }
+
     /// Whether a login of ours names a database, so that `login.database` can set it.
     fn names_database_in_login(&self) -> bool {
         false
@@ -351,6 +358,14 @@ pub fn that_sign_in(kind: SecretKind) -> impl Iterator<Item = &'static str> {
     all().filter(move |protocol| protocol.login_secrets().contains(&kind)).map(|protocol| protocol.label())
 }
 
+/// The names of the protocols with a choice of mechanisms.
+pub fn that_choose_mechanisms() -> impl Iterator<Item = &'static str> {
+    let chooses = |protocol: &Arc<dyn Protocol>| {
+        SecretKind::ALL.iter().any(|kind| !protocol.login_mechanisms(*kind).is_empty())
+    };
+    all().filter(chooses).map(|protocol| protocol.label())
+}
+
 /// The names of the protocols whose logins name a database.
 pub fn that_name_databases() -> impl Iterator<Item = &'static str> {
     all().filter(|protocol| protocol.names_database_in_login()).map(|protocol| protocol.label())
@@ -374,6 +389,18 @@ mod tests {
 
     fn options() -> Options {
         Options { server_is_verified: true, host_name: "host.test".into(), ..Options::default() }
+    }
+
+    #[test]
+    fn each_secret_of_a_protocol_with_a_choice_has_mechanisms() {
+        for protocol in all() {
+            for kind in SecretKind::ALL {
+                let (label, names) = (protocol.label(), protocol.login_mechanisms(kind));
+                let chooses = that_choose_mechanisms().any(|chooses| chooses == label);
+                let is_known = protocol.login_secrets().contains(&kind);
+                assert_eq!(!names.is_empty(), chooses && is_known, "{label} {kind:?}");
+            }
+        }
     }
 
     #[test]

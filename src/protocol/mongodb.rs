@@ -53,6 +53,10 @@ impl Protocol for MongoDb {
         &[SecretKind::Password]
     }
 
+    fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
+        if kind == SecretKind::Password { &["SCRAM-SHA-256"] } else { &[] }
+    }
+
     fn names_database_in_login(&self) -> bool {
         true
     }

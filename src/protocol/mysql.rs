@@ -94,6 +94,15 @@ impl Protocol for MySql {
         &[SecretKind::Password, SecretKind::PasswordToken]
     }
 
+    /// The client's plugins. A token is of use in the clear alone.
+    fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
+        match kind {
+            SecretKind::Password => sign_in::PLUGINS,
+            SecretKind::PasswordToken => &["mysql_clear_password"],
+            SecretKind::BearerToken => &[],
+        }
+    }
+
     fn names_database_in_login(&self) -> bool {
         true
     }

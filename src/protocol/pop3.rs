@@ -69,6 +69,10 @@ impl Protocol for Pop3 {
         &[SecretKind::Password, SecretKind::BearerToken]
     }
 
+    fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
+        if self.login_secrets().contains(&kind) { super::sasl::names(kind) } else { &[] }
+    }
+
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
         Some(Box::new(LineLogin::new(Pop3Login::new(context))))
     }

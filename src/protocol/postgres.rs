@@ -127,6 +127,15 @@ impl Protocol for Postgres {
         &[SecretKind::Password, SecretKind::PasswordToken, SecretKind::BearerToken]
     }
 
+    /// Those of libpq's `require_auth`, and one for required channel binding.
+    fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
+        match kind {
+            SecretKind::Password => &["scram-sha-256-plus", "scram-sha-256", "md5", "password", "none"],
+            SecretKind::PasswordToken => &["password", "none"],
+            SecretKind::BearerToken => &["oauth", "none"],
+        }
+    }
+
     fn names_database_in_login(&self) -> bool {
         true
     }
@@ -237,9 +246,13 @@ fn error_response(refusal: &Refusal<'_>) -> Vec<u8> {
         (None, RefusalKind::LoginFailed) => "28P01",
         (None, RefusalKind::Unreachable | RefusalKind::ShuttingDown) => CANNOT_CONNECT_NOW,
     };
-    let text = refusal.sentence();
+    error_message(sqlstate, &refusal.sentence())
+}
+
+/// A FATAL ErrorResponse with that code and text.
+fn error_message(sqlstate: &str, text: &str) -> Vec<u8> {
     let mut body = Vec::with_capacity(text.len() + 32);
-    for (field, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', sqlstate), (b'M', &text)] {
+    for (field, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', sqlstate), (b'M', text)] {
         body.push(field);
         body.extend_from_slice(value.as_bytes());
         body.push(0);

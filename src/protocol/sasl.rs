@@ -37,18 +37,44 @@ impl Mechanism {
         }
     }
 
-    /// The best offered mechanism that may carry such a secret; names are compared without case (RFC 4422 §3.1).
-    pub(super) fn choose(offered: &[&str], kind: SecretKind, can_bind: bool) -> Option<Self> {
-        let order: &[Self] = match kind {
+    /// The mechanisms that may carry such a secret, the best first.
+    const fn that_carry(kind: SecretKind) -> &'static [Self] {
+        match kind {
             SecretKind::Password => &[Self::ScramSha256Plus, Self::ScramSha256, Self::Plain, Self::Login],
             SecretKind::PasswordToken => &[Self::Plain, Self::Login],
             SecretKind::BearerToken => &[Self::OAuthBearer, Self::XOAuth2],
-        };
-        order.iter().copied().find(|mechanism| {
+        }
+    }
+
+    /// The best offered mechanism that may carry such a secret and is allowed; names are compared without case (RFC 4422 §3.1).
+    pub(super) fn choose(
+        offered: &[&str],
+        kind: SecretKind,
+        can_bind: bool,
+        is_allowed: impl Fn(Self) -> bool,
+    ) -> Option<Self> {
+        Self::that_carry(kind).iter().copied().find(|mechanism| {
             (can_bind || *mechanism != Self::ScramSha256Plus)
+                && is_allowed(*mechanism)
                 && offered.iter().any(|name| name.eq_ignore_ascii_case(mechanism.name()))
         })
     }
+}
+
+/// The names of the mechanisms that may carry such a secret, the best first.
+pub(super) const fn names(kind: SecretKind) -> &'static [&'static str] {
+    match kind {
+        SecretKind::Password => &["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN"],
+        SecretKind::PasswordToken => &["PLAIN", "LOGIN"],
+        SecretKind::BearerToken => &["OAUTHBEARER", "XOAUTH2"],
+    }
+}
+
+/// What a server offers, for a message. Channel binding takes a certificate whose hash is known.
+pub(super) fn offered_to<'a>(offered: &[&'a str], can_bind: bool) -> Vec<&'a str> {
+    let needs_binding = |name: &&str| name.eq_ignore_ascii_case(Mechanism::ScramSha256Plus.name());
+    let note = (!can_bind && offered.iter().any(needs_binding)).then_some("without a channel to bind to");
+    offered.iter().copied().chain(note).collect()
 }
 
 /// The only message of PLAIN (RFC 4616 §2).
@@ -92,11 +118,11 @@ impl Exchange {
     /// # Errors
     /// [`LoginError::NoMechanism`].
     pub(super) fn new(offered: &[&str], context: &LoginContext<'_>) -> Result<Self, LoginError> {
-        let LoginContext { credentials, channel_binding, nonce, .. } = context;
-        let kind = credentials.secret.kind();
-        let Some(mechanism) = Mechanism::choose(offered, kind, channel_binding.is_some()) else {
-            let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
-            return Err(LoginError::NoMechanism { kind, offered });
+        let LoginContext { credentials, mechanisms, channel_binding, nonce, .. } = context;
+        let (kind, can_bind) = (credentials.secret.kind(), channel_binding.is_some());
+        let is_allowed = |mechanism: Mechanism| mechanisms.allows(mechanism.name());
+        let Some(mechanism) = Mechanism::choose(offered, kind, can_bind, is_allowed) else {
+            return Err(credentials.no_mechanism(mechanisms, &offered_to(offered, can_bind)));
         };
         let binding = match (mechanism, channel_binding) {
             (Mechanism::ScramSha256Plus, Some(hash)) => Some(Binding::EndPoint(hash.clone())),
@@ -193,7 +219,7 @@ pub(super) fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::login::Secret;
+    use crate::protocol::login::{AllowedMechanisms, Secret};
 
     fn of(user: &str, kind: SecretKind, secret: &str) -> LoginCredentials {
         let secret = Secret::new(kind, Zeroizing::new(secret.into()));
@@ -218,24 +244,100 @@ mod tests {
             ("SCRAM-SHA-256", PasswordToken, true, None),
             ("", Password, true, None),
         ] {
-            assert_eq!(
-                Mechanism::choose(&offered.split(' ').collect::<Vec<_>>(), kind, can_bind),
-                expected,
-                "{offered} {kind:?}"
+            let offer: Vec<_> = offered.split(' ').collect();
+            assert_eq!(Mechanism::choose(&offer, kind, can_bind, |_| true), expected, "{offered} {kind:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_weaker_than_what_is_allowed_is_chosen() {
+        use SecretKind::*;
+        for (offered, kind, binding, allowed, expected) in [
+            ("PLAIN LOGIN SCRAM-SHA-256", Password, false, &["SCRAM-SHA-256"][..], Ok("SCRAM-SHA-256")),
+            (
+                "PLAIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS",
+                Password,
+                true,
+                &["SCRAM-SHA-256"],
+                Ok("SCRAM-SHA-256-PLUS"),
+            ),
+            ("PLAIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS", Password, true, &["PLAIN"], Ok("PLAIN")),
+            ("PLAIN LOGIN", Password, true, &["LOGIN", "SCRAM-SHA-256"], Ok("LOGIN")),
+            ("PLAIN LOGIN", Password, true, &["SCRAM-SHA-256"], Err("(SCRAM-SHA-256): PLAIN, LOGIN")),
+            (
+                "SCRAM-SHA-256",
+                Password,
+                true,
+                &["SCRAM-SHA-256-PLUS"],
+                Err("(SCRAM-SHA-256-PLUS): SCRAM-SHA-256"),
+            ),
+            (
+                "SCRAM-SHA-256-PLUS",
+                Password,
+                false,
+                &["SCRAM-SHA-256-PLUS"],
+                Err("(SCRAM-SHA-256-PLUS): SCRAM-SHA-256-PLUS, without a channel to bind to"),
+            ),
+            ("XOAUTH2 PLAIN", BearerToken, true, &["OAUTHBEARER"], Err("(OAUTHBEARER): XOAUTH2, PLAIN")),
+            ("XOAUTH2 OAUTHBEARER", BearerToken, true, &["XOAUTH2"], Ok("XOAUTH2")),
+        ] {
+            let context = LoginContext {
+                mechanisms: AllowedMechanisms::only(allowed),
+                channel_binding: binding.then(|| vec![1]),
+                ..context(of("tim", kind, "pw"))
+            };
+            match (Exchange::new(&offered.split(' ').collect::<Vec<_>>(), &context), expected) {
+                (Ok(exchange), Ok(name)) => assert_eq!(exchange.mechanism().name(), name, "{offered}"),
+                (Err(error), Err(words)) => {
+                    let kind = kind.words();
+                    let expected = format!(
+                        "the server offers no login that suits {kind} and is allowed by `mechanisms` {words}"
+                    );
+                    assert_eq!(error.to_string(), expected);
+                }
+                other => panic!("{offered}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_without_mechanisms_or_with_strange_ones_is_quoted_with_care() {
+        for (offered, expected) in
+            [("", "none"), ("X\x1b[2J\x07Y", "X[2JY"), ("A-pw-B", "its words repeat the secret")]
+        {
+            let error =
+                Exchange::new(&[offered], &context(of("tim", SecretKind::Password, "pw"))).unwrap_err();
+            let expected = format!("the server offers no login that suits a password: {expected}");
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_the_mechanisms() {
+        for kind in SecretKind::ALL {
+            assert!(
+                Mechanism::that_carry(kind)
+                    .iter()
+                    .map(|mechanism| mechanism.name())
+                    .eq(names(kind).iter().copied())
             );
         }
     }
 
-    fn exchange(offered: &str, credentials: LoginCredentials) -> Exchange {
-        let context = LoginContext {
+    fn context(credentials: LoginCredentials) -> LoginContext<'static> {
+        LoginContext {
             credentials,
+            mechanisms: AllowedMechanisms::default(),
             database: None,
             opening: &[],
             is_greeted: true,
             channel_binding: None,
             nonce: [7; 18],
-        };
-        Exchange::new(&offered.split(' ').collect::<Vec<_>>(), &context).unwrap()
+        }
+    }
+
+    fn exchange(offered: &str, credentials: LoginCredentials) -> Exchange {
+        Exchange::new(&offered.split(' ').collect::<Vec<_>>(), &context(credentials)).unwrap()
     }
 
     #[test]

@@ -121,6 +121,10 @@ impl Protocol for Smtp {
         &[SecretKind::Password, SecretKind::BearerToken]
     }
 
+    fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
+        if self.login_secrets().contains(&kind) { super::sasl::names(kind) } else { &[] }
+    }
+
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
         Some(Box::new(login::MailLogin::new(self.dialect, self.name.clone(), context)))
     }

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::guard::SessionGuard;
 use super::read_head;
@@ -10,7 +9,9 @@ use super::record::Record;
 use super::reject::{Rejected, dial_failed, gone_while_dialling, not_opened, stopped};
 use crate::caller::Caller;
 use crate::cluster::{Lease, Ready};
-use crate::dial::{DialFailure, DialOverrides, DialRequest, Dialled, ProxyInfo, ServerFirstUpgrade, dial};
+use crate::dial::{
+    CLIENT_REPLY_TIMEOUT, DialOverrides, DialRequest, Dialled, ProxyInfo, ServerFirstUpgrade, dial,
+};
 use crate::downstream;
 use crate::outcome::Outcome;
 use crate::policy::balance::{Policy, hash};
@@ -147,13 +148,6 @@ pub(super) async fn upgrade_server_first(
     record.reply_to = introduced.reply_to;
     match server_first.secure(introduced, &mut record.dial).await {
         Ok((ready, lease)) => Ok((ready, lease, downstream)),
-        Err(last) => {
-            let attempts = record.dial.attempts;
-            Err(Some(dial_failed(downstream, record, &DialFailure::Failed { last, attempts, stopped: None })))
-        }
+        Err(failure) => Err(Some(dial_failed(downstream, record, &failure))),
     }
 }
-
-/// How long a client may take to reply to a server's greeting: less than the 10 s of MySQL's `connect_timeout`, so
-/// that there is time to finish the dialogue without it.
-const CLIENT_REPLY_TIMEOUT: Duration = Duration::from_secs(8);

@@ -148,11 +148,11 @@ fn connector_j_is_signed_in() {
     let secrets = Secrets::of(PASSWORD);
     let ambassador = Ambassador::start(&to_mariadb(&secrets, "ed", ""));
     let url = format!("jdbc:mariadb://127.0.0.1:{}/shop", ambassador.address("app").port());
-    for password in ["", "placeholder"] {
+    for password in [None, Some(""), Some("placeholder")] {
         let mut java = Command::new(demand("java", "default-jdk-headless"));
         java.args(["-XX:TieredStopAtLevel=1", "-cp"]).arg(jar);
         java.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/behaviour/drivers/ConnectorJ.java"));
-        let finished = finish(java.args([&url, "anybody", password])).must_succeed();
+        let finished = finish(java.args([&url, "anybody"]).args(password)).must_succeed();
         assert_eq!(finished.stdout.trim(), "Connector/J is content");
     }
 }
@@ -250,6 +250,27 @@ fn the_database_may_be_set_and_another_is_refused() {
     assert!(told.contains("it asks for another database than login.database"), "{told}");
     assert_eq!(ambassador.record_of("login_failed")["closed_by"], "ambassador");
     assert_eq!(faults_here(mariadb()), faults_before, "{}", mariadb().log());
+}
+
+/// Scenario: a client that has read the greeting and says nothing, as a pool's spare connection or a scan, held the credential that no
+/// server had accepted yet, for 8 s; all others waited.
+#[test]
+fn a_client_that_is_silent_behind_the_greeting_keeps_nobody_waiting() {
+    let secrets = Secrets::of(PASSWORD);
+    let ambassador = Ambassador::start(&to_mariadb(&secrets, "app", ""));
+    let mut silent: Vec<_> = (0..3).map(|_| ambassador.connect()).collect();
+    for client in &mut silent {
+        let head = client.receive(4);
+        client.receive(usize::from(head[0]));
+    }
+    assert_eq!(query(&ambassador, &["--connect-timeout=5"], WHO).must_succeed().stdout, "app\t-\n");
+    // They are still waited for, so the other one did not go after them.
+    for client in &mut silent {
+        client.send(login_of("x"));
+        assert_eq!(client.receive(5)[4], 0xfe, "its plugin is not known, so it is asked");
+    }
+    drop(silent);
+    ambassador.wait_active(0);
 }
 
 /// No connection may end within its login: the server would count it against this host.

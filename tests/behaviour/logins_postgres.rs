@@ -1,7 +1,8 @@
 //! `login`: PostgreSQL's clients that know no password, and a daemon that signs in for them, against a real server.
 
 use std::fs;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -9,7 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::postgres::{PASSWORD, psql, psql_command};
 use crate::harness::secrets::Secrets;
-use crate::harness::{Ambassador, Config, Postgres, ServerTls, Upstream, ambassador, finish, until, wait};
+use crate::harness::{
+    Ambassador, Config, Postgres, ServerTls, Upstream, ambassador, demand, finish, until, wait,
+};
 
 fn cluster(server: &Postgres, login: &str) -> String {
     format!(
@@ -51,6 +54,25 @@ fn psql_without_a_password_is_signed_in_by_every_method() {
         assert_eq!((&record["outcome"], &record["login_as"]), (&"completed".into(), &user.into()));
         assert!(record["login_ms"].as_f64().is_some_and(|took| took > 0.0), "{record}");
         assert_eq!(ambassador.metrics().sum("logins_total", &[("result", "ok")]), 1.0);
+    }
+}
+
+#[test]
+fn jdbc_is_signed_in_without_a_password_and_with_a_wrong_one() {
+    let jar = Path::new("/usr/share/java/postgresql.jar");
+    assert!(jar.exists(), "pgjdbc is missing: apt-get install libpostgresql-jdbc-java");
+    demand("javac", "default-jdk-headless");
+    let server = Postgres::by_method();
+    let secrets = Secrets::of(PASSWORD);
+    let ambassador = start(server, "scrammed", &secrets);
+    let url = format!("jdbc:postgresql://127.0.0.1:{}/orders", ambassador.address("app").port());
+    let mut java = Command::new(demand("java", "default-jdk-headless"));
+    java.args(["-XX:TieredStopAtLevel=1", "-cp"]).arg(jar);
+    java.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/behaviour/drivers/JdbcSignedIn.java"));
+    let finished = finish(java.arg(&url)).must_succeed();
+    assert_eq!(finished.stdout, "scrammed orders\n".repeat(4) + "JDBC is content\n");
+    for record in ambassador.wait_records(4) {
+        assert_eq!((&record["outcome"], &record["login_as"]), (&"completed".into(), &"scrammed".into()));
     }
 }
 

@@ -14,7 +14,7 @@ use crate::credentials::{
 };
 use crate::name::ClusterName;
 use crate::policy::admission::Rule;
-use crate::protocol::{self, LoginCredentials, Protocol};
+use crate::protocol::{self, AllowedMechanisms, LoginCredentials, Protocol, SecretKind};
 use crate::sys::Bind;
 use crate::{cluster, listener};
 
@@ -136,9 +136,54 @@ impl SettingsBuilder<'_> {
             self.findings.mistake(&section.at(source.label()), message);
             return None;
         }
-        let credential = LoginCredential::new(ClusterName::from(cluster), source);
+        let mechanisms = self.login_mechanisms(section, protocol, source.secret_kind())?;
+        let credential = LoginCredential::new(ClusterName::from(cluster), source, mechanisms);
         known.map(|known| credential.install(known));
         Some(credential)
+    }
+
+    /// What may carry the secret: names of the protocol, and of those the ones that such a secret can go by.
+    fn login_mechanisms(
+        &mut self,
+        section: &Section,
+        protocol: &dyn Protocol,
+        kind: SecretKind,
+    ) -> Option<AllowedMechanisms> {
+        if !section.is_given("mechanisms") {
+            return Some(AllowedMechanisms::default());
+        }
+        let (at, label) = (section.at("mechanisms"), protocol.label());
+        let known = protocol.login_mechanisms(kind);
+        let choices = format!("with {} there is {}", kind.words(), known.join(", "));
+        if known.is_empty() {
+            let able: Vec<_> = protocol::that_choose_mechanisms().collect();
+            let message =
+                format!("protocol {label} has one way to sign in; `mechanisms` is for {}", able.join(", "));
+            self.findings.mistake(&at, message);
+            return None;
+        }
+        let mut allowed = Vec::new();
+        for item in section.list("mechanisms")? {
+            let given = item.text()?;
+            if let Some(name) = known.iter().find(|name| **name == given) {
+                allowed.push(*name);
+                continue;
+            }
+            let is_of_others =
+                SecretKind::ALL.iter().any(|kind| protocol.login_mechanisms(*kind).contains(&given));
+            let reason = match is_of_others {
+                true => format!("does not carry {}", kind.words()),
+                false => format!("is no mechanism that protocol {label} can be signed in by"),
+            };
+            self.findings.mistake(&item.at, format!("{} {reason}; {choices}", quoted(given)));
+            return None;
+        }
+        if allowed.is_empty() {
+            let message = format!("the list is empty, and would permit no login; {choices}");
+            self.findings.mistake(&at, message);
+            return None;
+        }
+        Some(AllowedMechanisms::only(&allowed))
     }
 
     fn password_file(&mut self, section: &Section) -> Option<(PasswordFile, LoginCredentials)> {

@@ -169,6 +169,9 @@ static LOGIN: SectionSpec = SectionSpec {
         optional("database", ValueKind::Text("orders"),
             "protocols postgres and mysql: the database; a client that asks for another one is refused. Default: the client's. \
              mongodb: the database that knows the user. Default: admin."),
+        optional("mechanisms", ValueKind::List(&ValueKind::Text("SCRAM-SHA-256")),
+            "The only ones that may carry the secret: SASL mechanisms (smtp, lmtp, imap, pop3, sieve, mongodb, amqp), methods of libpq's \
+             require_auth and scram-sha-256-plus (postgres), plugins (mysql). Default: the best one that the server offers."),
         optional("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
         optional("oauth2", ValueKind::Section(&OAUTH2), OAUTH2.about),
         optional("aws_rds_iam", ValueKind::Section(&AWS_RDS_IAM), AWS_RDS_IAM.about),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{IssuedLogin, LoginCredential};
 use crate::clock;
+use crate::protocol::AllowedMechanisms;
 
 /// Permission for one login. Dropped without a verdict, it was abandoned.
 #[derive(Debug)]
@@ -46,6 +47,12 @@ impl LoginPermit {
     #[must_use]
     pub(crate) fn is_of(&self, credential: &Arc<LoginCredential>) -> bool {
         Arc::ptr_eq(&self.credential, credential)
+    }
+
+    /// What may carry the secret.
+    #[must_use]
+    pub(crate) fn mechanisms(&self) -> &AllowedMechanisms {
+        &self.credential.mechanisms
     }
 
     /// The content to sign in with.

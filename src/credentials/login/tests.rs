@@ -28,7 +28,7 @@ impl LoginSource for Nothing {
 }
 
 fn credential() -> Arc<LoginCredential> {
-    LoginCredential::new("orders".into(), Box::new(Nothing))
+    LoginCredential::new("orders".into(), Box::new(Nothing), AllowedMechanisms::default())
 }
 
 fn fetched(password: &str, expires: Option<SystemTime>) -> FetchedLogin {

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{FRAME_END, HEADER_0_9_1, METHOD, SPEAKS_TLS, STARTED, judge, method};
 use crate::protocol::first_message::FirstMessageVerdict;
 use crate::protocol::login::{
-    Login, LoginContext, LoginCredentials, LoginError, LoginStep, SignedIn, secret_message,
+    AllowedMechanisms, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SignedIn, secret_message,
 };
 use crate::protocol::sasl::plain;
 use crate::protocol::{
@@ -160,6 +160,7 @@ impl Opening for StartOpening {
 #[derive(Debug)]
 pub(super) struct StartLogin {
     credentials: LoginCredentials,
+    mechanisms: AllowedMechanisms,
     opening: Vec<u8>,
     held: Vec<u8>,
     has_proved: bool,
@@ -178,8 +179,8 @@ struct ClientPart {
 
 impl StartLogin {
     pub(super) fn new(context: LoginContext<'_>) -> Self {
-        let LoginContext { credentials, opening, .. } = context;
-        Self { credentials, opening: opening.to_vec(), held: Vec::new(), has_proved: false }
+        let LoginContext { credentials, mechanisms, opening, .. } = context;
+        Self { credentials, mechanisms, opening: opening.to_vec(), held: Vec::new(), has_proved: false }
     }
 
     fn client_part(&self) -> Result<ClientPart, LoginError> {
@@ -205,9 +206,8 @@ impl StartLogin {
         start = start.get(2..).ok_or(MALFORMED)?;
         let _properties = long(&mut start).ok_or(MALFORMED)?;
         let mechanisms = String::from_utf8_lossy(long(&mut start).ok_or(MALFORMED)?).into_owned();
-        if !mechanisms.split(' ').any(|mechanism| mechanism == "PLAIN") {
-            let kind = self.credentials.secret.kind();
-            return Err(LoginError::NoMechanism { kind, offered: mechanisms });
+        if !mechanisms.split(' ').any(|mechanism| mechanism == "PLAIN") || !self.mechanisms.allows("PLAIN") {
+            return Err(self.credentials.no_mechanism(&self.mechanisms, &[&mechanisms]));
         }
         let ClientPart { properties, locale, .. } = self.client_part()?;
         let response = plain(&self.credentials);

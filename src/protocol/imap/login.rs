@@ -15,6 +15,7 @@ use crate::protocol::client_login::{
 use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept};
 use crate::protocol::lines::{Framing, literal};
 use crate::protocol::login::{LoginContext, LoginError, SecretKind, secret_message};
+use crate::protocol::sasl::Mechanism;
 
 /// One login.
 #[derive(Debug)]
@@ -129,12 +130,20 @@ impl ImapLogin {
                 self.expects = Expects::Login(parts);
                 Ok(LoginProgress::Say(first))
             }
-            Err(none) => Err(none),
+            Err(none) if self.has("LOGINDISABLED") => Err(none),
+            Err(_) => {
+                let LoginContext { credentials, mechanisms, .. } = &self.context;
+                let offered: Vec<_> = offered.into_iter().chain(["the command LOGIN"]).collect();
+                Err(credentials.no_mechanism(mechanisms, &offered))
+            }
         }
     }
 
+    /// The command LOGIN is as strong as the mechanism of that name.
     fn takes_login(&self) -> bool {
-        self.context.credentials.secret.kind() != SecretKind::BearerToken && !self.has("LOGINDISABLED")
+        let LoginContext { credentials, mechanisms, .. } = &self.context;
+        let is_allowed = mechanisms.allows(Mechanism::Login.name());
+        is_allowed && credentials.secret.kind() != SecretKind::BearerToken && !self.has("LOGINDISABLED")
     }
 
     fn continuation(&mut self, text: &[u8]) -> Result<LoginProgress, LoginError> {

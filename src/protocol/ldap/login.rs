@@ -13,7 +13,7 @@ use super::{
     OCTET_STRING, SEQUENCE, UNAVAILABLE, element, encoded, head, head_of, integer, number,
 };
 use crate::protocol::login::{
-    Login, LoginContext, LoginCredentials, LoginError, LoginStep, SignedIn, secret_message,
+    AllowedMechanisms, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SignedIn, secret_message,
 };
 use crate::protocol::{Dialogue, DialogueError, Outbox, TurnedAway};
 
@@ -95,8 +95,8 @@ impl Login for SimpleBind {
         let LoginCredentials { user, secret } = &self.credentials;
         let (name, password) = (user.as_bytes(), secret.expose().as_bytes());
         if name.is_empty() || password.is_empty() {
-            let offered = "binds with a name and a password; others are anonymous".into();
-            return Err(LoginError::NoMechanism { kind: secret.kind(), offered });
+            let offered = "binds with a name and a password; others are anonymous";
+            return Err(self.credentials.no_mechanism(&AllowedMechanisms::default(), &[offered]));
         }
         let (name_head, password_head) = (head_of(OCTET_STRING, name.len()), head_of(SIMPLE, password.len()));
         let bind = [&VERSION, &name_head[..], name, &password_head, password];

@@ -1,7 +1,7 @@
 //! What the tests of all logins made of lines do: conversations with servers and with clients, cut anywhere.
 
 use super::*;
-use crate::protocol::login::Secret;
+use crate::protocol::login::{AllowedMechanisms, Secret};
 use crate::protocol::{LoginCredentials, LoginStep, Outbox, Protocol, SecretKind};
 
 pub(in crate::protocol) const SECRET: &str = "tanstaaftanstaaf";
@@ -12,11 +12,13 @@ pub(in crate::protocol) struct Case<'a> {
     pub(in crate::protocol) kind: SecretKind,
     pub(in crate::protocol) secret: &'a str,
     pub(in crate::protocol) is_greeted: bool,
+    /// The only mechanisms; none named: all.
+    pub(in crate::protocol) mechanisms: &'static [&'static str],
 }
 
 impl<'a> Case<'a> {
     pub(in crate::protocol) fn password(protocol: &'a dyn Protocol) -> Self {
-        Self { protocol, kind: SecretKind::Password, secret: SECRET, is_greeted: false }
+        Self { protocol, kind: SecretKind::Password, secret: SECRET, is_greeted: false, mechanisms: &[] }
     }
 
     pub(in crate::protocol) fn token(protocol: &'a dyn Protocol) -> Self {
@@ -27,6 +29,10 @@ impl<'a> Case<'a> {
         let secret = Secret::new(self.kind, Zeroizing::new(self.secret.into()));
         let context = LoginContext {
             credentials: LoginCredentials { user: "tim".into(), secret },
+            mechanisms: match self.mechanisms {
+                [] => AllowedMechanisms::default(),
+                names => AllowedMechanisms::only(names),
+            },
             database: None,
             opening: &[],
             is_greeted: self.is_greeted,

@@ -10,7 +10,9 @@ use zeroize::Zeroizing;
 
 use super::{HEAD, OP_MSG, document, element, le_u32, message, string};
 use crate::protocol::TurnedAway;
-use crate::protocol::login::{Login, LoginContext, LoginError, LoginStep, SecretKind, SignedIn};
+use crate::protocol::login::{
+    AllowedMechanisms, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SignedIn,
+};
 use crate::protocol::sasl::scram::{Binding, Scram};
 
 /// The longest answer to a step of the login.
@@ -23,8 +25,8 @@ const MECHANISM_UNAVAILABLE: u32 = 334;
 /// One login.
 #[derive(Debug)]
 pub(super) struct ScramLogin {
-    user: String,
-    kind: SecretKind,
+    credentials: LoginCredentials,
+    mechanisms: AllowedMechanisms,
     /// The database that knows the user.
     source: String,
     opening: Vec<u8>,
@@ -108,12 +110,11 @@ fn binary(name: &str, value: &[u8]) -> Vec<u8> {
 
 impl ScramLogin {
     pub(super) fn new(context: LoginContext<'_>) -> Self {
-        let LoginContext { credentials, database, opening, nonce, .. } = context;
-        let kind = credentials.secret.kind();
-        let scram = Scram::new(credentials.secret, &credentials.user, &Binding::None, &nonce);
+        let LoginContext { credentials, mechanisms, database, opening, nonce, .. } = context;
+        let scram = Scram::new(credentials.secret.clone(), &credentials.user, &Binding::None, &nonce);
         Self {
-            user: credentials.user,
-            kind,
+            credentials,
+            mechanisms,
             source: database.unwrap_or("admin").into(),
             opening: opening.to_vec(),
             scram,
@@ -163,14 +164,14 @@ impl ScramLogin {
 
     fn error(&self, answer: &Answer<'_>) -> LoginError {
         let code = answer.code.and_then(|code| u16::try_from(code).ok());
-        let by = TurnedAway::new("MongoDB error", code, answer.words).through_tls();
+        let by = self.credentials.verdict(TurnedAway::new("MongoDB error", code, answer.words), answer.words);
         match answer.code {
             Some(AUTHENTICATION_FAILED) => {
                 let is_of_secret = self.expects != Expects::ServerFirst;
-                LoginError::Rejected { user: self.user.clone(), by, is_of_secret }
+                LoginError::Rejected { user: self.credentials.user.clone(), by, is_of_secret }
             }
             Some(MECHANISM_UNAVAILABLE) => {
-                LoginError::NoMechanism { kind: self.kind, offered: "no SCRAM-SHA-256 for that user".into() }
+                self.credentials.no_mechanism(&self.mechanisms, &["no SCRAM-SHA-256 for that user"])
             }
             _ => LoginError::TurnedAway(by),
         }

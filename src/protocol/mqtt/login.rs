@@ -10,8 +10,9 @@ use super::{BRIDGE, CONNACK, CONNECT, judge, remaining_length, variable_integer}
 use crate::protocol::TurnedAway;
 use crate::protocol::first_message::FirstMessageVerdict;
 use crate::protocol::login::{
-    Login, LoginContext, LoginCredentials, LoginError, LoginStep, SignedIn, secret_message,
+    AllowedMechanisms, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SignedIn, secret_message,
 };
+use crate::protocol::verdict::REPEATS;
 
 /// The longest CONNECT: its fields have 64 KiB each.
 pub(super) const CONNECT_MAX: usize = 512 * 1024;
@@ -127,8 +128,8 @@ impl ConnectLogin {
         let (user, password) = (user.as_bytes(), secret.expose().as_bytes());
         let length = |field: &[u8]| u16::try_from(field.len()).map(u16::to_be_bytes).ok();
         let (Some(user_length), Some(password_length)) = (length(user), length(password)) else {
-            let offered = "names and passwords of at most 65,535 bytes".into();
-            return Err(LoginError::NoMechanism { kind: secret.kind(), offered });
+            let offered = "names and passwords of at most 65,535 bytes";
+            return Err(self.credentials.no_mechanism(&AllowedMechanisms::default(), &[offered]));
         };
         let flags = [flags | HAS_USER | HAS_PASSWORD];
         let body = [before, &flags, kept, &user_length, user, &password_length, password];
@@ -192,10 +193,16 @@ impl Login for ConnectLogin {
         if self.held.len() < 1 + octets + length {
             return Ok(LoginStep::Read);
         }
-        match self.refused(self.held[2 + octets]) {
+        let code = self.held[2 + octets];
+        match self.refused(code) {
             Some(error) => Err(error),
+            // Its reason, which only version 5 has, would be the client's to read.
+            None if code != 0 && self.credentials.is_repeated_in(&self.held) => {
+                let by = TurnedAway::new("MQTT CONNACK", Some(code.into()), REPEATS.as_bytes());
+                Err(LoginError::TurnedAway(by.through_tls()))
+            }
             None => Ok(LoginStep::SignedIn(SignedIn {
-                is_refused: self.held[2 + octets] != 0,
+                is_refused: code != 0,
                 to_client: std::mem::take(&mut self.held),
                 to_server: std::mem::take(&mut self.behind),
                 dialogue: None,

@@ -14,13 +14,16 @@ use super::{
     RsaKey, TooLong, error_number, hello, packet, parse_refusal,
 };
 use crate::protocol::login::{
-    LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SecretKind, secret_message,
+    AllowedMechanisms, LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SecretKind,
+    secret_message,
 };
+use crate::protocol::verdict::REPEATS;
 
 mod plugins;
 mod response;
 mod welcome;
 
+pub(super) use plugins::PLUGINS;
 use plugins::{CACHING_SHA2, CLEAR, NATIVE, PARSEC, in_clear, parsec_proof, proof};
 use response::Response;
 use welcome::Welcome;
@@ -29,6 +32,7 @@ use welcome::Welcome;
 #[derive(Debug)]
 pub(super) struct SignIn {
     credentials: LoginCredentials,
+    mechanisms: AllowedMechanisms,
     /// The database to use; `None`: the client's.
     database: Option<String>,
     nonce: [u8; 18],
@@ -77,9 +81,10 @@ pub(super) const fn capabilities(client: u32, hello: &Hello) -> u32 {
 
 impl SignIn {
     pub(super) fn new(context: LoginContext<'_>, key: Option<&'static RsaKey>) -> Self {
-        let LoginContext { credentials, database, opening, nonce, .. } = context;
+        let LoginContext { credentials, mechanisms, database, opening, nonce, .. } = context;
         Self {
             credentials,
+            mechanisms,
             database: database.map(Into::into),
             nonce,
             opening: opening.to_vec(),
@@ -106,12 +111,18 @@ impl SignIn {
         Ok(ours.as_bytes())
     }
 
+    /// Whether that plugin may carry the secret.
+    fn allows(&self, plugin: &[u8]) -> bool {
+        std::str::from_utf8(plugin).is_ok_and(|plugin| self.mechanisms.allows(plugin))
+    }
+
     /// The plugin and the proof of the first packet. Without the server's challenge it names no plugin, so that the
     /// server asks.
     fn first_proof(&self, capabilities: u32, hello: Option<&Hello>) -> (&'static [u8], Zeroizing<Vec<u8>>) {
         let secret = &self.credentials.secret;
         let has = |all: u32| capabilities & all == all;
-        if secret.kind() == SecretKind::PasswordToken && has(CLIENT_PLUGIN_AUTH | CLIENT_PLUGIN_AUTH_LENENC) {
+        let takes_token = has(CLIENT_PLUGIN_AUTH | CLIENT_PLUGIN_AUTH_LENENC) && self.allows(CLEAR);
+        if secret.kind() == SecretKind::PasswordToken && takes_token {
             return (CLEAR, in_clear(secret));
         }
         let named = hello.map(|hello| &*hello.plugin);
@@ -123,7 +134,7 @@ impl SignIn {
         };
         let scramble = hello.map(|hello| &*hello.scramble).unwrap_or_default();
         match proof(plugin, scramble, secret) {
-            Some(Ok(proof)) => (plugin, proof),
+            Some(Ok(proof)) if self.allows(plugin) => (plugin, proof),
             _ => (NO_PLUGIN, Zeroizing::default()),
         }
     }
@@ -138,10 +149,15 @@ impl SignIn {
         let of_client = super::le_u32(response).unwrap_or_default();
         let capabilities = hello.map_or(of_client, |hello| capabilities(of_client, hello));
         let parsed = Response::parse(response);
+        let is_old = hello.is_some() && capabilities & CLIENT_PLUGIN_AUTH == 0;
         let database = parsed
             .as_ref()
             .ok_or(LoginError::Client("its login is malformed"))
-            .and_then(|parsed| self.database(parsed.database, capabilities));
+            .and_then(|parsed| self.database(parsed.database, capabilities))
+            .and_then(|database| match is_old && !self.allows(NATIVE) {
+                true => Err(self.no_mechanism("mysql_native_password")),
+                false => Ok(database),
+            });
         let user = self.credentials.user.as_bytes();
         match (parsed, database) {
             (Some(parsed), Ok(database)) if !user.contains(&0) => {
@@ -191,7 +207,8 @@ impl SignIn {
         let mut parts = request.splitn(2, |byte| *byte == 0);
         self.plugin = parts.next().unwrap_or_default().to_vec();
         self.scramble = parts.next().unwrap_or_default().to_vec();
-        match proof(&self.plugin, &self.scramble, &self.credentials.secret) {
+        let proof = proof(&self.plugin, &self.scramble, &self.credentials.secret);
+        match proof.filter(|_| self.allows(&self.plugin)) {
             Some(proof) => self.prove(sequence, &proof.map_err(malformed)?),
             None => {
                 let plugin = String::from_utf8_lossy(&self.plugin);
@@ -211,10 +228,18 @@ impl SignIn {
         send(sequence.wrapping_add(1), proof)
     }
 
-    /// The secret cannot be proved by that plugin: an answer of the right form leads to the refusal.
+    /// The refusal that the login is led to counts as one of a wrong password.
+    fn no_mechanism(&self, offered: &str) -> LoginError {
+        let mut error = self.credentials.no_mechanism(&self.mechanisms, &[offered]);
+        if let LoginError::NoMechanism { is_counted, .. } = &mut error {
+            *is_counted = true;
+        }
+        error
+    }
+
+    /// The secret cannot be proved by that plugin, or must not: an answer of the right form leads to the refusal.
     fn decline(&mut self, offered: &str, sequence: u8, payload: &[u8]) -> Result<LoginStep, LoginError> {
-        let error =
-            LoginError::NoMechanism { kind: self.credentials.secret.kind(), offered: offered.to_owned() };
+        let error = self.no_mechanism(offered);
         let packets = std::mem::take(&mut self.packets);
         let mut rest = LoginOfNobody::rest(packets, self.plugin.clone(), Some((sequence, payload)));
         let due = rest.begin();
@@ -231,8 +256,7 @@ impl SignIn {
             return Err(LoginError::TurnedAway(by));
         }
         if number == UNSUPPORTED {
-            let kind = self.credentials.secret.kind();
-            return Err(LoginError::NoMechanism { kind, offered: by.to_string() });
+            return Err(self.no_mechanism(&by.to_string()));
         }
         if BROKEN.contains(&number) {
             return Err(malformed("it takes the login for a broken one"));
@@ -246,6 +270,12 @@ impl SignIn {
         if self.has_proved && !OF_CLIENT.contains(&number) {
             let user = self.credentials.user.clone();
             return Err(LoginError::Rejected { user, by, is_of_secret: true });
+        }
+        if self.credentials.is_repeated_in(payload) {
+            let number = number.to_le_bytes();
+            let state = payload.get(3..9).filter(|state| state[0] == b'#').unwrap_or_default();
+            let clean = [&[ERR], &number[..], state, REPEATS.as_bytes()].concat();
+            return Ok(LoginStep::SignedIn(self.welcome.refused(&clean)));
         }
         Ok(LoginStep::SignedIn(self.welcome.refused(payload)))
     }

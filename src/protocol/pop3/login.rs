@@ -12,6 +12,7 @@ use crate::protocol::client_login::{
 };
 use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept};
 use crate::protocol::login::{LoginContext, LoginError, SecretKind, secret_message};
+use crate::protocol::sasl::Mechanism;
 
 /// One login.
 #[derive(Debug)]
@@ -77,17 +78,31 @@ impl Pop3Login {
                     b"\r\n",
                 ])))
             }
-            Err(none) => Err(none),
+            Err(none) if !self.has_user() => Err(none),
+            Err(_) => {
+                let LoginContext { credentials, mechanisms, .. } = &self.context;
+                let offered: Vec<_> = offered.into_iter().chain(["the commands USER and PASS"]).collect();
+                Err(credentials.no_mechanism(mechanisms, &offered))
+            }
         }
     }
 
     /// Servers without CAPA have USER, but for some with APOP alone.
+    fn has_user(&self) -> bool {
+        self.capabilities.is_none() || self.capability("USER").is_some()
+    }
+
+    /// USER and PASS are as strong as the mechanism LOGIN.
     fn takes_user(&self) -> bool {
-        let credentials = &self.context.credentials;
+        let LoginContext { credentials, mechanisms, .. } = &self.context;
         let fits = |text: &str| !text.contains(['\r', '\n', '\0']);
         let is_password = credentials.secret.kind() != SecretKind::BearerToken;
-        let is_offered = self.capabilities.is_none() || self.capability("USER").is_some();
-        is_password && is_offered && fits(&credentials.user) && fits(credentials.secret.expose())
+        let is_allowed = mechanisms.allows(Mechanism::Login.name());
+        is_password
+            && is_allowed
+            && self.has_user()
+            && fits(&credentials.user)
+            && fits(credentials.secret.expose())
     }
 
     fn accepted(&mut self) -> Result<LoginProgress, LoginError> {

@@ -10,19 +10,21 @@ use md5::{Digest as _, Md5};
 use zeroize::Zeroizing;
 
 use super::startup::AUTHENTICATION_SASL;
-use super::{HEAD, OPENING_MAX, be_u32, field, not_now, sqlstate};
+use super::{HEAD, OPENING_MAX, be_u32, error_message, field, not_now, sqlstate};
 use crate::protocol::TurnedAway;
 use crate::protocol::login::{
-    LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SecretKind, SignedIn,
-    secret_message,
+    AllowedMechanisms, LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SecretKind,
+    SignedIn, secret_message,
 };
 use crate::protocol::sasl::scram::{Binding, Scram};
-use crate::protocol::sasl::{Mechanism, OAUTHBEARER_GO_ON};
+use crate::protocol::sasl::{Mechanism, OAUTHBEARER_GO_ON, offered_to};
+use crate::protocol::verdict::REPEATS;
 
 /// One login.
 #[derive(Debug)]
 pub(super) struct StartupLogin {
     credentials: LoginCredentials,
+    mechanisms: AllowedMechanisms,
     /// The database to use; `None`: the client's.
     database: Option<String>,
     /// The client's StartupMessage, and what follows it.
@@ -50,6 +52,12 @@ enum Expects {
     Ready,
 }
 
+/// libpq's names of methods (`require_auth`).
+const NONE: &str = "none";
+const PASSWORD: &str = "password";
+const MD5: &str = "md5";
+const OAUTH: &str = "oauth";
+
 const AUTHENTICATION_OK: u32 = 0;
 const AUTHENTICATION_CLEARTEXT: u32 = 3;
 const AUTHENTICATION_MD5: u32 = 5;
@@ -62,9 +70,10 @@ const fn malformed(reason: &'static str) -> LoginError {
 
 impl StartupLogin {
     pub(super) fn new(context: LoginContext<'_>) -> Self {
-        let LoginContext { credentials, database, opening, channel_binding, nonce, .. } = context;
+        let LoginContext { credentials, mechanisms, database, opening, channel_binding, nonce, .. } = context;
         Self {
             credentials,
+            mechanisms,
             database: database.map(Into::into),
             opening: opening.to_vec(),
             channel_binding,
@@ -121,6 +130,10 @@ impl StartupLogin {
             (b'R', Expects::Ready) => Err(malformed("an authentication request after AuthenticationOk")),
             (b'R', _) => self.request(message),
             (b'E', _) => self.error(message).map(Some),
+            // The client is not to have what it does not know.
+            (b'N', _) | (b'S', Expects::Ready) if self.credentials.is_repeated_in(&message[HEAD..]) => {
+                Ok(None)
+            }
             // A notice, or the version that the server speaks instead of the client's.
             (b'N' | b'v', _) | (b'S' | b'K', Expects::Ready) => {
                 self.signed_in.to_client.extend_from_slice(message);
@@ -147,6 +160,10 @@ impl StartupLogin {
         match (kind, expects) {
             (AUTHENTICATION_OK, Expects::Scram(scram)) if !scram.is_over() => {
                 Err(LoginError::Unproven("it let us in without its signature"))
+            }
+            // It asked for nothing.
+            (AUTHENTICATION_OK, Expects::Request) if !self.has_proved && !self.mechanisms.allows(NONE) => {
+                Err(self.no_mechanism(&[NONE]))
             }
             (AUTHENTICATION_OK, _) => {
                 self.signed_in.to_client.extend_from_slice(message);
@@ -175,15 +192,15 @@ impl StartupLogin {
                 self.expects = Expects::Bearer;
                 Ok(Some(LoginStep::Send(typed(b'p', &[OAUTHBEARER_GO_ON]))))
             }
-            (7..=9, _) => Err(self.no_mechanism("GSS or SSPI".into())),
+            (7..=9, _) => Err(self.no_mechanism(&["GSS or SSPI"])),
             _ => Err(malformed("an authentication request out of order, or of an unknown kind")),
         }
     }
 
     /// A PasswordMessage.
     fn password(&mut self) -> Result<Option<LoginStep>, LoginError> {
-        if self.credentials.secret.kind() == SecretKind::BearerToken {
-            return Err(self.no_mechanism("a password in the clear".into()));
+        if self.credentials.secret.kind() == SecretKind::BearerToken || !self.mechanisms.allows(PASSWORD) {
+            return Err(self.no_mechanism(&[PASSWORD]));
         }
         let message = typed(b'p', &[self.credentials.secret.expose().as_bytes(), b"\0"]);
         self.has_proved = true;
@@ -195,8 +212,8 @@ impl StartupLogin {
         if salt.len() != 4 {
             return Err(malformed("an md5 request without a salt of four bytes"));
         }
-        if self.credentials.secret.kind() != SecretKind::Password {
-            return Err(self.no_mechanism("md5".into()));
+        if self.credentials.secret.kind() != SecretKind::Password || !self.mechanisms.allows(MD5) {
+            return Err(self.no_mechanism(&[MD5]));
         }
         let LoginCredentials { user, secret } = &self.credentials;
         let inner = hex(&[secret.expose().as_bytes(), user.as_bytes()]);
@@ -213,7 +230,12 @@ impl StartupLogin {
             .filter(|name| !name.is_empty())
             .collect();
         let LoginCredentials { secret, .. } = &self.credentials;
-        let chosen = Mechanism::choose(&names, secret.kind(), self.channel_binding.is_some());
+        let can_bind = self.channel_binding.is_some();
+        let is_allowed = |mechanism: Mechanism| {
+            let is_oauth = mechanism == Mechanism::OAuthBearer;
+            self.mechanisms.allows(if is_oauth { OAUTH } else { mechanism.name() })
+        };
+        let chosen = Mechanism::choose(&names, secret.kind(), can_bind, is_allowed);
         let (mechanism, first) = match chosen {
             Some(Mechanism::OAuthBearer) => {
                 // Without a name: the server has it from the StartupMessage, and refuses another.
@@ -233,14 +255,14 @@ impl StartupLogin {
                 self.expects = Expects::Scram(scram);
                 (mechanism, Zeroizing::new(first))
             }
-            _ => return Err(self.no_mechanism(names.join(", "))),
+            _ => return Err(self.no_mechanism(&offered_to(&names, can_bind))),
         };
         let length = u32::try_from(first.len()).expect("a first message is short").to_be_bytes();
         Ok(LoginStep::Send(typed(b'p', &[mechanism.name().as_bytes(), b"\0", &length, &first])))
     }
 
-    fn no_mechanism(&self, offered: String) -> LoginError {
-        LoginError::NoMechanism { kind: self.credentials.secret.kind(), offered }
+    fn no_mechanism(&self, offered: &[&str]) -> LoginError {
+        self.credentials.no_mechanism(&self.mechanisms, offered)
     }
 
     /// An ErrorResponse: about the login (class 28), about room, or about what the client asked for, such as a database
@@ -261,10 +283,14 @@ impl StartupLogin {
         // Poolers have other codes for a wrong password.
         if self.has_proved && !matches!(self.expects, Expects::Ready) {
             let by = TurnedAway::new("PostgreSQL error", None, field(fields, b'M').unwrap_or_default());
+            let by = self.credentials.verdict(by, fields);
             let user = self.credentials.user.clone();
-            return Err(LoginError::Rejected { user, by: by.through_tls(), is_of_secret: true });
+            return Err(LoginError::Rejected { user, by, is_of_secret: true });
         }
-        self.signed_in.to_client.extend_from_slice(message);
+        match self.credentials.is_repeated_in(fields) {
+            true => self.signed_in.to_client.extend(error_message(code, REPEATS)),
+            false => self.signed_in.to_client.extend_from_slice(message),
+        }
         self.signed_in.is_refused = true;
         Ok(self.signed_in())
     }

@@ -56,12 +56,13 @@ const fn malformed(reason: &'static str) -> LoginError {
 
 impl MailLogin {
     pub(super) fn new(dialect: Dialect, name: EhloName, context: LoginContext<'_>) -> Self {
-        let LoginContext { credentials, is_greeted, channel_binding, nonce, .. } = context;
+        let LoginContext { credentials, mechanisms, is_greeted, channel_binding, nonce, .. } = context;
         Self {
             dialect,
             name,
             context: LoginContext {
                 credentials,
+                mechanisms,
                 database: None,
                 opening: &[],
                 is_greeted,

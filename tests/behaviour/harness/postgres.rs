@@ -55,6 +55,12 @@ hostssl replication scrammed 127.0.0.1/32 scram-sha-256
 hostssl all scrammed,rotated 127.0.0.1/32 scram-sha-256
 ";
 
+/// The issuer is only told to clients that have no token.
+const HBA_BY_TOKEN: &str = "
+local   all all              trust
+hostssl all app 127.0.0.1/32 oauth issuer=\"https://127.0.0.1/\" scope=\"openid\"
+";
+
 const ROLES_BY_METHOD: &str = "
 create role trusted login;
 create role plain login password 'correct horse';
@@ -129,6 +135,17 @@ impl Postgres {
                 before + statement + ";"
             });
             server
+        })
+    }
+
+    /// A server of PostgreSQL 18 whose role `app` enters by a token, which is `token-of-app`.
+    pub(crate) fn by_token() -> &'static Self {
+        static BY_TOKEN: OnceLock<Postgres> = OnceLock::new();
+        BY_TOKEN.get_or_init(|| {
+            let first = Self::shared();
+            let validator = oauth_validator();
+            let logging = format!("{ALL_CONNECTIONS}oauth_validator_libraries = '{}'\n", validator.display());
+            Self::start(HBA_BY_TOKEN, &logging, first.pki, first.app)
         })
     }
 
@@ -232,6 +249,20 @@ impl Postgres {
         let sockets = self.dir.join("sockets");
         format!("host={} port={} user=postgres dbname=postgres", sockets.display(), self.port)
     }
+}
+
+/// Compiles drivers/oauth_validator.c against the headers of the server, which `scripts/test-matrix` fetches with it.
+fn oauth_validator() -> PathBuf {
+    let told =
+        finish(Command::new(demand("pg_config", "postgresql")).arg("--includedir-server")).must_succeed();
+    let headers = PathBuf::from(told.stdout.trim());
+    assert!(headers.join("libpq/oauth.h").exists(), "no headers of PostgreSQL 18 in {}", headers.display());
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/behaviour/drivers/oauth_validator.c");
+    let made = directory().join("oauth_validator.so");
+    let mut compiler = Command::new(demand("cc", "gcc"));
+    compiler.args(["-shared", "-fPIC", "-O1", "-I"]).arg(headers).arg("-o").arg(&made).arg(source);
+    finish(&mut compiler).must_succeed();
+    made
 }
 
 /// `psql` on a connection string, without the user's files.

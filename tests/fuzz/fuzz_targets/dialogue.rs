@@ -214,6 +214,7 @@ fn sign_in(
             LoginCredentials { user: "app".into(), secret: Secret::new(kind, "pencil".to_owned().into()) };
         let context = LoginContext {
             credentials,
+            mechanisms: Default::default(),
             database: None,
             opening: client,
             is_greeted,

@@ -7,6 +7,7 @@ fn login(opening: &[u8]) -> StartLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
     StartLogin::new(LoginContext {
         credentials: LoginCredentials { user: "app".into(), secret },
+        mechanisms: Default::default(),
         database: None,
         opening,
         is_greeted: false,
@@ -132,6 +133,9 @@ fn each_end_has_its_own_meaning() {
     let arguments = [&b"\0\x09\0\0\0\0"[..], b"\0\0\0\x08EXTERNAL", b"\0\0\0\x05en_US"].concat();
     let error = other.receive(&method(10, 10, &arguments)).unwrap_err();
     assert!(matches!(&error, LoginError::NoMechanism { offered, .. } if offered == "EXTERNAL"), "{error}");
+    other.mechanisms = AllowedMechanisms::only(&["EXTERNAL"]);
+    let error = other.receive(&own_start()).unwrap_err().to_string();
+    assert!(error.ends_with("(EXTERNAL): PLAIN AMQPLAIN EXTERNAL"), "{error}");
 }
 
 #[test]

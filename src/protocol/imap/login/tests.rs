@@ -65,6 +65,26 @@ fn what_the_server_offers_decides() {
     }
 }
 
+/// The command LOGIN carries the password as the mechanism of that name does.
+#[test]
+fn the_command_login_is_sent_where_login_is_allowed() {
+    let ask = ("", "amb2 CAPABILITY\r\n");
+    let answer = |offer: &str| format!("* CAPABILITY {offer}\r\namb2 OK done\r\n");
+    for (allowed, offer, offered) in [
+        (&["SCRAM-SHA-256"][..], "IMAP4rev1 AUTH=PLAIN AUTH=LOGIN", "PLAIN, LOGIN, the command LOGIN"),
+        (&["PLAIN"], "IMAP4rev1", "the command LOGIN"),
+        (&["PLAIN"], "IMAP4rev1 LOGINDISABLED AUTH=LOGIN", "LOGIN"),
+    ] {
+        let case = Case { mechanisms: allowed, ..greeted() };
+        let error = case.fails(&[ask, (&answer(offer), "")]).to_string();
+        assert!(error.ends_with(&format!("`mechanisms` ({}): {offered}", allowed.join(", "))), "{error}");
+    }
+    let said = format!("amb3 LOGIN \"tim\" \"{SECRET}\"\r\n");
+    let turns = [ask, (&*answer("IMAP4rev1 AUTH=PLAIN"), &*said), ("* BYE later\r\n", "")];
+    let case = Case { mechanisms: &["LOGIN"], ..greeted() };
+    assert!(matches!(case.fails(&turns), LoginError::TurnedAway(_)));
+}
+
 #[test]
 fn each_way_to_authenticate_has_its_turns() {
     let login = [

@@ -11,6 +11,7 @@ fn login(opening: &[u8]) -> SimpleBind {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
     SimpleBind::new(LoginContext {
         credentials: LoginCredentials { user: OWN.into(), secret },
+        mechanisms: Default::default(),
         database: None,
         opening,
         is_greeted: false,

@@ -3,12 +3,13 @@
 use data_encoding::BASE64;
 
 use super::*;
-use crate::protocol::login::{LoginCredentials, Secret};
+use crate::protocol::login::{Secret, SecretKind};
 
 fn login(opening: &[u8], database: Option<&str>) -> ScramLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
     ScramLogin::new(LoginContext {
         credentials: LoginCredentials { user: "user".into(), secret },
+        mechanisms: Default::default(),
         database,
         opening,
         is_greeted: false,
@@ -115,6 +116,10 @@ fn each_error_has_its_own_meaning() {
     // MongoDB says so of a user that it does not know, in answer to the first message.
     assert!(matches!(begun(&error(18, "no")), LoginError::Rejected { is_of_secret: false, .. }));
     assert!(matches!(begun(&error(334, "no")), LoginError::NoMechanism { .. }));
+    for code in [18, 91] {
+        let words = begun(&error(code, "user:pencil")).to_string();
+        assert!(words.contains("repeat the secret") && !words.contains("pencil"), "{words}");
+    }
     assert!(matches!(begun(&error(91, "stopping")), LoginError::TurnedAway(_)));
     assert_eq!(begun(b""), LoginError::Closed);
     for foreign in [&b"HTTP/1.1 400 Bad"[..], b"\x05\0\0\0", &[&step(b"", true)[..], b"x"].concat()] {

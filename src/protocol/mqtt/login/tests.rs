@@ -7,6 +7,7 @@ fn login(opening: &[u8]) -> ConnectLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
     ConnectLogin::new(LoginContext {
         credentials: LoginCredentials { user: "app".into(), secret },
+        mechanisms: Default::default(),
         database: None,
         opening,
         is_greeted: false,
@@ -23,6 +24,25 @@ fn connect(name: &[u8], level: u8, rest: &[u8]) -> Vec<u8> {
 }
 
 const CREDENTIALS: &[u8] = b"\0\x03app\0\x06pencil";
+
+/// Scenario: a broker explained a refusal of version 5 by the whole CONNECT, and the client got that.
+#[test]
+fn a_reason_that_repeats_the_password_does_not_reach_the_client() {
+    let refused = |reason: &[u8]| {
+        let mut login = login(&connect(b"MQTT", 5, b"\x02\0\x3c\0\0\0"));
+        assert!(login.begin().is_ok());
+        let length = u8::try_from(reason.len()).unwrap();
+        let properties = [&[0x1f, 0, length][..], reason].concat();
+        let body = [&[0, 0x97, length + 3][..], &properties].concat();
+        login.receive(&[&[CONNACK, length + 6][..], &body].concat())
+    };
+    assert!(matches!(refused(b"quota"), Ok(LoginStep::SignedIn(SignedIn { is_refused: true, .. }))));
+    let error = refused(b"app:pencil").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the server turned the login away (MQTT CONNACK 151: its words repeat the secret)"
+    );
+}
 
 #[test]
 fn every_connect_gets_our_user_and_password_and_keeps_the_rest() {

@@ -19,6 +19,16 @@ pub(super) const CLEAR: &[u8] = b"mysql_clear_password";
 pub(super) const PARSEC: &[u8] = b"parsec";
 const ED25519: &[u8] = b"client_ed25519";
 
+/// All of them, the best first.
+pub(in super::super) const PLUGINS: &[&str] = &[
+    "parsec",
+    "client_ed25519",
+    "caching_sha2_password",
+    "sha256_password",
+    "mysql_native_password",
+    "mysql_clear_password",
+];
+
 /// The challenge of the plugins with Ed25519.
 const NONCE: usize = 32;
 const PARSEC_SALT: usize = 18;

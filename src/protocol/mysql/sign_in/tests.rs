@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::super::tests::{CAPABILITIES, SCRAMBLED, greeting, response};
-use super::super::{CLIENT_PROTOCOL_41, MySql, Protocol as _, UpgradeStep};
+use super::super::{CLIENT_PROTOCOL_41, MySql, Protocol as _, UpgradeStep, nul};
 use super::*;
 use crate::protocol::Outbox;
 use crate::protocol::login::{Secret, SignedIn};
@@ -73,6 +73,7 @@ fn parsec_signs_both_nonces_by_a_key_that_is_derived_once() {
 fn context(secret: Secret, opening: &[u8]) -> LoginContext<'_> {
     LoginContext {
         credentials: LoginCredentials { user: "ours".into(), secret },
+        mechanisms: Default::default(),
         database: None,
         opening,
         is_greeted: true,
@@ -273,7 +274,9 @@ fn a_login_that_cannot_be_ours_is_carried_through_before_it_is_reported() {
         let mut login = sign_in(password(), "mysql_native_password", &client);
         let (said, ended) = run(&mut login, &[question, packet(5, DENIED)]);
         assert_eq!(said[1..], [answer], "{offered}");
-        let expected = LoginError::NoMechanism { kind: SecretKind::Password, offered: offered.into() };
+        let (kind, allowed) = (SecretKind::Password, AllowedMechanisms::default());
+        let expected = LoginError::NoMechanism { kind, allowed, offered: offered.into(), is_counted: true };
+        assert!(expected.rejection().is_some(), "the server has counted it");
         assert_eq!(ended.unwrap_err(), expected);
     }
     // The client's own login is malformed, or asks for another database.
@@ -290,6 +293,84 @@ fn a_login_that_cannot_be_ours_is_carried_through_before_it_is_reported() {
         assert_eq!(said[1], packet(4, &[0; 20]));
         assert!(ended.unwrap_err().to_string().contains(words));
     }
+}
+
+/// Neither the greeting nor a switch makes the secret go by a plugin that is not allowed.
+#[test]
+fn a_plugin_that_is_not_allowed_gets_no_proof() {
+    let client = response(CAPABILITIES, b"", "mysql_native_password");
+    let secrets = [password(), secret(SecretKind::PasswordToken, PASSWORD)];
+    for allowed in PLUGINS {
+        for plugin in PLUGINS.iter().chain(&["dialog"]) {
+            for (secret, greeted) in
+                secrets.iter().flat_map(|secret| PLUGINS.iter().map(move |greeted| (secret, *greeted)))
+            {
+                let (opening, _) = handed_over(greeted, &client);
+                let mechanisms = AllowedMechanisms::only(&[allowed]);
+                let mut login =
+                    SignIn::new(LoginContext { mechanisms, ..context(secret.clone(), &opening) }, None);
+                let server = [switch(plugin.as_bytes(), NONCE), packet(5, DENIED)];
+                let (said, ended) = run(&mut login, &server);
+                let first = &said[0];
+                assert_eq!(
+                    !first.ends_with(b"none\0"),
+                    login.has_proved && first.ends_with(&[allowed.as_bytes(), b"\0"].concat()),
+                    "{allowed} {greeted}"
+                );
+                match plugin == allowed {
+                    true => assert_eq!(
+                        *said[1],
+                        *packet(4, &proof(plugin.as_bytes(), NONCE, secret).unwrap().unwrap())
+                    ),
+                    false => {
+                        let words = ended.unwrap_err().to_string();
+                        assert!(words.ends_with(&format!("`mechanisms` ({allowed}): {plugin}")), "{words}");
+                        let shown = |bytes: &Vec<u8>| {
+                            bytes.windows(PASSWORD.len()).any(|part| part == PASSWORD.as_bytes())
+                        };
+                        assert!(!shown(&said[1]) && (*allowed == "mysql_clear_password" || !shown(first)));
+                        assert_eq!(
+                            said[1],
+                            LoginOfNobody::rest(
+                                Packets::default(),
+                                plugin.as_bytes().to_vec(),
+                                Some((3, &server[0][HEAD..]))
+                            )
+                            .begin()
+                        );
+                    }
+                }
+            }
+        }
+    }
+    // A server that is older than plugins knows one alone.
+    let mut old = handed_over("mysql_native_password", &client).0.split_off(HEAD + client.len());
+    let end_of_version = HEAD + 1 + nul(&old[HEAD + 1..]).unwrap();
+    old[end_of_version + 1 + 18] &= !(CLIENT_PLUGIN_AUTH >> 16) as u8;
+    let of_old_client = response(CAPABILITIES & !CLIENT_PLUGIN_AUTH, b"", "");
+    let opening = [packet(1, &of_old_client), old].concat();
+    let mechanisms = AllowedMechanisms::only(&["client_ed25519"]);
+    let mut login = SignIn::new(LoginContext { mechanisms, ..context(password(), &opening) }, None);
+    let (said, ended) = run(&mut login, &[packet(3, DENIED)]);
+    assert!(said[0].windows(NOBODY.len()).any(|window| window == NOBODY));
+    assert!(ended.unwrap_err().to_string().ends_with("(client_ed25519): mysql_native_password"));
+}
+
+/// Scenario: a proxy in front of the server quoted the whole login in its error, which the client then got.
+#[test]
+fn an_error_that_repeats_the_password_is_told_without_its_words() {
+    let client = response(CAPABILITIES, b"", "mysql_native_password");
+    let told = |error: &[u8]| {
+        let (_, ended) = run(&mut sign_in(password(), "unknown", &client), &[packet(3, error)]);
+        ended.unwrap().expect("it is the client's own error").to_client
+    };
+    let clean = b"\xff\x19\x04#42000its words repeat the secret";
+    assert_eq!(told(b"\xff\x19\x04#42000no 'ours:correct horse'"), packet(2, clean));
+    assert_eq!(
+        told(b"\xff\x19\x04no 'ours:correct horse'"),
+        packet(2, b"\xff\x19\x04its words repeat the secret")
+    );
+    assert_eq!(told(b"\xff\x19\x04#42000no"), packet(2, b"\xff\x19\x04#42000no"));
 }
 
 /// Signs in, and plays the rest with the client: its answer to what it was asked, if it was.

@@ -8,6 +8,7 @@ fn login(is_greeted: bool) -> ConnectLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pen\"cil\\".into()));
     ConnectLogin::new(LoginContext {
         credentials: LoginCredentials { user: "app".into(), secret },
+        mechanisms: Default::default(),
         database: None,
         opening: b"",
         is_greeted,

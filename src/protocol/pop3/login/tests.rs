@@ -45,6 +45,24 @@ fn what_the_server_offers_decides() {
     }
 }
 
+/// USER and PASS carry the password as the mechanism LOGIN does.
+#[test]
+fn user_and_pass_are_sent_where_login_is_allowed() {
+    for (list, offered) in [
+        ("+OK\r\nSASL PLAIN LOGIN\r\nUSER\r\n.\r\n", "PLAIN, LOGIN, the commands USER and PASS"),
+        ("-ERR\r\n", "the commands USER and PASS"),
+        ("+OK\r\nSASL PLAIN\r\n.\r\n", "PLAIN"),
+    ] {
+        let error =
+            Case { mechanisms: &["SCRAM-SHA-256"], ..greeted() }.fails(&[CAPA, (list, "")]).to_string();
+        assert!(error.ends_with(&format!("`mechanisms` (SCRAM-SHA-256): {offered}")), "{error}");
+    }
+    let turns =
+        [CAPA, ("+OK\r\nSASL PLAIN\r\nUSER\r\n.\r\n", "USER tim\r\n"), ("-ERR [SYS/TEMP] later\r\n", "")];
+    let error = Case { mechanisms: &["LOGIN"], ..greeted() }.fails(&turns);
+    assert!(matches!(error, LoginError::TurnedAway(_)), "{error}");
+}
+
 #[test]
 fn each_way_to_authenticate_has_its_turns() {
     let login = [

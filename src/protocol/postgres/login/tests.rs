@@ -1,6 +1,7 @@
 //! Logins by each method, and what the server may answer.
 
 use super::*;
+use crate::protocol::Protocol as _;
 use crate::protocol::login::Secret;
 
 const NONCE: [u8; 18] = [7; 18];
@@ -19,13 +20,20 @@ struct Case<'a> {
     kind: SecretKind,
     database: Option<&'a str>,
     binding: Option<Vec<u8>>,
+    mechanisms: AllowedMechanisms,
     opening: Vec<u8>,
 }
 
 impl Default for Case<'_> {
     fn default() -> Self {
         let opening = startup(&[("user", "anybody"), ("database", "orders"), ("application_name", "psql")]);
-        Self { kind: SecretKind::Password, database: None, binding: None, opening }
+        Self {
+            kind: SecretKind::Password,
+            database: None,
+            binding: None,
+            mechanisms: Default::default(),
+            opening,
+        }
     }
 }
 
@@ -34,6 +42,7 @@ impl Case<'_> {
         let secret = Secret::new(self.kind, Zeroizing::new("pencil".into()));
         StartupLogin::new(LoginContext {
             credentials: LoginCredentials { user: "app".into(), secret },
+            mechanisms: self.mechanisms.clone(),
             database: self.database,
             opening: &self.opening,
             is_greeted: false,
@@ -214,6 +223,88 @@ fn each_error_has_its_own_meaning() {
         LoginStep::SignedIn(signed_in) => assert!(signed_in.to_client.ends_with(&none)),
         other @ (LoginStep::Send(_) | LoginStep::Read) => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_server_that_asks_for_less_than_is_allowed_gets_nothing() {
+    const SCRAM: &[u8] = b"SCRAM-SHA-256\0\0";
+    const BOTH: &[u8] = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+    use SecretKind::*;
+    for (kind, allowed, is_bound, asked, offered) in [
+        (Password, "scram-sha-256", true, request(3, b""), Some("password")),
+        (Password, "scram-sha-256", true, request(5, b"salt"), Some("md5")),
+        (Password, "scram-sha-256", true, request(0, b""), Some("none")),
+        (Password, "scram-sha-256", true, request(7, b""), Some("GSS or SSPI")),
+        (Password, "scram-sha-256", true, request(10, SCRAM), None),
+        (Password, "scram-sha-256", true, request(10, BOTH), None),
+        (Password, "scram-sha-256-plus", true, request(10, BOTH), None),
+        (Password, "scram-sha-256-plus", true, request(10, SCRAM), Some("SCRAM-SHA-256")),
+        (
+            Password,
+            "scram-sha-256-plus",
+            false,
+            request(10, BOTH),
+            Some("SCRAM-SHA-256-PLUS, SCRAM-SHA-256, without a channel to bind to"),
+        ),
+        (Password, "md5", true, request(10, BOTH), Some("SCRAM-SHA-256-PLUS, SCRAM-SHA-256")),
+        (Password, "md5", true, request(5, b"salt"), None),
+        (Password, "password", true, request(3, b""), None),
+        (Password, "none", true, request(3, b""), Some("password")),
+        (PasswordToken, "password", true, request(3, b""), None),
+        (PasswordToken, "none", true, request(3, b""), Some("password")),
+        (BearerToken, "oauth", true, request(10, b"OAUTHBEARER\0\0"), None),
+        (BearerToken, "none", true, request(10, b"OAUTHBEARER\0\0"), Some("OAUTHBEARER")),
+        (BearerToken, "oauth", true, request(0, b""), Some("none")),
+    ] {
+        let binding = is_bound.then(|| vec![1]);
+        let name = crate::protocol::postgres::Postgres::new(&Default::default())
+            .login_mechanisms(kind)
+            .iter()
+            .find(|name| **name == allowed)
+            .expect("a mechanism");
+        let mechanisms = AllowedMechanisms::only(&[name]);
+        let mut login = begun(&Case { kind, binding, mechanisms, ..Case::default() });
+        let step = login.receive(&asked);
+        match offered {
+            None => drop(sent(step)),
+            Some(offered) => {
+                let error = step.unwrap_err();
+                let expected = format!("`mechanisms` ({allowed}): {offered}");
+                assert!(error.to_string().ends_with(&expected), "{error} {expected}");
+                assert!(!login.has_proved() && error.rejection().is_none(), "{error}");
+            }
+        }
+    }
+    // Nothing to prove, and allowed.
+    let mechanisms = AllowedMechanisms::only(&["none"]);
+    let mut trusted = begun(&Case { mechanisms, ..Case::default() });
+    assert!(matches!(trusted.receive(&welcome()), Ok(LoginStep::SignedIn(_))));
+}
+
+/// Scenario: a pooler quoted the password in an error about the database, and that error went to the client as it was.
+#[test]
+fn what_repeats_the_password_does_not_reach_the_client() {
+    let mut login = begun(&Case::default());
+    let quoted = error("3D000", "no database for app:pencil");
+    let LoginStep::SignedIn(refused) = login.receive(&[request(0, b""), quoted].concat()).unwrap() else {
+        panic!("it is the client's own error")
+    };
+    assert!(refused.is_refused);
+    let expected = [request(0, b""), error("3D000", "its words repeat the secret")].concat();
+    assert_eq!(refused.to_client, expected);
+    // Before and after AuthenticationOk.
+    let mut login = begun(&Case::default());
+    assert_eq!(sent(login.receive(&request(3, b""))), b"pencil\0");
+    let notice = message(b'N', b"SNOTICE\0Mthe password pencil is old\0\0");
+    let parameter = message(b'S', b"session_authorization\0pencil\0");
+    let come = [notice.clone(), request(0, b""), notice, parameter, message(b'Z', b"I")].concat();
+    let LoginStep::SignedIn(signed_in) = login.receive(&come).unwrap() else { panic!("not signed in") };
+    assert_eq!(signed_in.to_client, [request(0, b""), message(b'Z', b"I")].concat());
+    // A pooler's rejection, with a code of its own.
+    let mut login = begun(&Case::default());
+    sent(login.receive(&request(3, b"")));
+    let rejected = login.receive(&error("08P01", "wrong: pencil")).unwrap_err().to_string();
+    assert!(rejected.contains("its words repeat the secret") && !rejected.contains("pencil"), "{rejected}");
 }
 
 #[test]

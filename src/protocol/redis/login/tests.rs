@@ -10,6 +10,7 @@ fn login(user: &str, opening: &[u8]) -> AuthLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
     AuthLogin::new(LoginContext {
         credentials: LoginCredentials { user: user.into(), secret },
+        mechanisms: Default::default(),
         database: None,
         opening,
         is_greeted: false,

@@ -9,6 +9,7 @@ fn login_with(kind: SecretKind, secret: &str, is_greeted: bool) -> MailLogin {
     let secret = Secret::new(kind, Zeroizing::new(secret.into()));
     let context = LoginContext {
         credentials: LoginCredentials { user: "app".into(), secret },
+        mechanisms: Default::default(),
         database: None,
         opening: &[],
         is_greeted,
