@@ -16,6 +16,7 @@
 mod amqp;
 mod cassandra;
 mod client_login;
+mod client_sasl;
 mod dialogue;
 mod first_message;
 mod ftp;

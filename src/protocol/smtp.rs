@@ -3,9 +3,9 @@
 //! Sources: RFC 5321 (replies: §4.2), RFC 3207 (STARTTLS; §4.2: discard what was learnt before TLS), RFC 2033 (LMTP),
 //! RFC 3463 and RFC 5248 (enhanced codes). Implicit TLS (RFC 8314) is `start: direct`, and nothing is rewritten there.
 
+mod client;
 mod ehlo_name;
 mod login;
-mod placeholder_auth;
 
 use core::net::IpAddr;
 use std::borrow::Cow;

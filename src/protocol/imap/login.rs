@@ -10,8 +10,9 @@ use zeroize::Zeroizing;
 
 use super::{GREETING, TurnedAway, begins_with, bye, status};
 use crate::protocol::client_login::{
-    CAPABILITIES_MAX, ClientDialogue, ClientProgress, SaslRequest, SaslVerdict, first_line, first_word,
+    CAPABILITIES_MAX, ClientDialogue, ClientProgress, first_line, first_word,
 };
+use crate::protocol::client_sasl::{SaslRequest, SaslVerdict};
 use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept};
 use crate::protocol::lines::{Framing, literal};
 use crate::protocol::login::{LoginContext, LoginError, SecretKind, secret_message};

@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 
 use super::{TurnedAway, begins_with, greeting, timestamp};
 use crate::protocol::client_login::{
-    CAPABILITIES_MAX, ClientDialogue, ClientProgress, OFFERED, SaslRequest, SaslVerdict, first_line,
-    first_word,
+    CAPABILITIES_MAX, ClientDialogue, ClientProgress, first_line, first_word,
 };
+use crate::protocol::client_sasl::{OFFERED, SaslRequest, SaslVerdict};
 use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept};
 use crate::protocol::login::{LoginContext, LoginError, SecretKind, secret_message};
 

@@ -2,14 +2,14 @@
 //!
 //! Sources: RFC 4954 (AUTH: the initial response and its length §4, codes §6), RFC 5321 (replies §4.2, lines §4.5.3.1),
 //! RFC 2033 (LMTP). `AUTH=` instead of `AUTH ` is what servers announced before RFC 2554, and some still announce both.
-//! What the client is told is decided in `placeholder_auth`.
+//! What the client is told is decided in `client`.
 
 use core::net::IpAddr;
 
 use zeroize::Zeroizing;
 
+use super::client::SmtpClient;
 use super::ehlo_name::EhloName;
-use super::placeholder_auth::PlaceholderAuth;
 use super::{Dialect, TurnedAway, is_keyword};
 use crate::protocol::lines::{Lines, SAID_MAX, reply};
 use crate::protocol::login::{Login, LoginContext, LoginError, LoginStep, SignedIn, secret_message};
@@ -170,7 +170,7 @@ impl MailLogin {
     fn signed_in(&mut self) -> LoginStep {
         let mut to_client = std::mem::take(&mut self.greeting);
         to_client.extend_from_slice(self.lines.rest());
-        let dialogue: Box<PlaceholderAuth> = Box::default();
+        let dialogue: Box<SmtpClient> = Box::default();
         LoginStep::SignedIn(SignedIn {
             to_client,
             to_server: Vec::new(),

@@ -4,7 +4,7 @@ use super::*;
 
 #[derive(Default)]
 struct Talking {
-    auth: PlaceholderAuth,
+    auth: SmtpClient,
     out: Outbox,
 }
 
@@ -154,7 +154,7 @@ fn no_answer_of_ours_overtakes_the_servers() {
 
 #[test]
 fn lines_and_commands_are_bounded() {
-    let fails = |bytes: &[u8]| PlaceholderAuth::default().on_downstream(bytes, &mut Outbox::default());
+    let fails = |bytes: &[u8]| SmtpClient::default().on_downstream(bytes, &mut Outbox::default());
     assert!(fails(format!("AUTH PLAIN {}", "A".repeat(AUTH_LINE_MAX)).as_bytes()).is_err());
     assert!(fails(format!("AUTH LOGIN\r\n{}", "A".repeat(AUTH_LINE_MAX + 1)).as_bytes()).is_err());
     assert!(fails("AUTH\r\n".repeat(ANSWERS_MAX + 1).as_bytes()).is_err());
@@ -207,7 +207,7 @@ fn no_bytes_panic_and_none_are_lost() {
         "M",
     ];
     for _ in 0..20_000 {
-        let (mut auth, mut out) = (PlaceholderAuth::default(), Outbox::default());
+        let (mut auth, mut out) = (SmtpClient::default(), Outbox::default());
         let mut from_client = 0;
         for _ in 0..random.usize(..20) {
             let bytes = match random.u8(..6) {

@@ -13,7 +13,7 @@ use crate::protocol::{Dialogue, DialogueError, Outbox, ReplyTo};
 
 /// Offers AUTH in the server's place, and answers it.
 #[derive(Default)]
-pub(super) struct PlaceholderAuth {
+pub(super) struct SmtpClient {
     /// Bytes of the client that have not been handled.
     held: Vec<u8>,
     /// So many of them are known to hold no end of a line.
@@ -88,7 +88,7 @@ const fn fault(reason: &'static str) -> DialogueError {
     DialogueError::of_client(reason, ReplyTo::WELCOMED)
 }
 
-impl PlaceholderAuth {
+impl SmtpClient {
     /// Handles the client's lines up to one that has to wait.
     fn advance(&mut self, out: &mut Outbox) -> Result<(), DialogueError> {
         while !self.has_begun {
@@ -216,7 +216,7 @@ impl PlaceholderAuth {
     }
 }
 
-impl Dialogue for PlaceholderAuth {
+impl Dialogue for SmtpClient {
     fn on_downstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         self.held.extend_from_slice(bytes);
         if self.has_begun {
@@ -255,10 +255,10 @@ impl Dialogue for PlaceholderAuth {
     }
 }
 
-impl fmt::Debug for PlaceholderAuth {
+impl fmt::Debug for SmtpClient {
     /// Without what the client sent: its password may be a real one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PlaceholderAuth").field("talk", &self.talk).finish_non_exhaustive()
+        f.debug_struct("SmtpClient").field("talk", &self.talk).finish_non_exhaustive()
     }
 }
 
