@@ -24,7 +24,7 @@ use crate::alarm;
 use crate::clock;
 use crate::name::ClusterName;
 use crate::policy::login_gate::{GateDecision, LoginGate};
-use crate::protocol::{LoginCredentials, SecretKind};
+use crate::protocol::{ClientCredentials, LoginCredentials, SecretKind};
 use crate::sync::Mutex;
 
 pub(crate) use aws::{AwsEnvironment, AwsIam, AwsService};
@@ -85,6 +85,8 @@ pub(crate) struct FetchedLogin {
 pub(crate) struct LoginCredential {
     cluster: ClusterName,
     source: Box<dyn LoginSource>,
+    /// Whom the sessions that use it hold their clients to.
+    client: Option<Arc<LoginCredential>>,
     state: Mutex<State>,
     /// Changes with the content, its error, and the result of a login that others wait for.
     changed: watch::Sender<()>,
@@ -157,15 +159,32 @@ impl LoginCredential {
     /// A credential of that cluster, from a source that has given none yet.
     #[must_use]
     pub(crate) fn new(cluster: ClusterName, source: Box<dyn LoginSource>) -> Arc<Self> {
+        Self::with_client(cluster, source, None)
+    }
+
+    /// The same, for sessions whose clients are held to a user and password of their own.
+    #[must_use]
+    pub(crate) fn with_client(
+        cluster: ClusterName,
+        source: Box<dyn LoginSource>,
+        client: Option<Arc<Self>>,
+    ) -> Arc<Self> {
         let (changed, _) = watch::channel(());
         Arc::new(Self {
             cluster,
             source,
+            client,
             state: Mutex::default(),
             changed,
             wanted: Notify::new(),
             reread: Notify::new(),
         })
+    }
+
+    /// The user and password of the client, if it is held to them.
+    #[must_use]
+    pub(crate) const fn client(&self) -> Option<&Arc<Self>> {
+        self.client.as_ref()
     }
 
     /// Its source.
@@ -342,6 +361,12 @@ impl LoginCredential {
                 return Err(waits_for);
             }
         }
+    }
+}
+
+impl ClientCredentials for LoginCredential {
+    fn current(&self) -> Option<LoginCredentials> {
+        self.state.lock().current.as_ref().map(|current| current.credentials.clone())
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) async fn sign_in(
     let context = LoginContext {
         credentials: who.permit.issued().credentials.clone(),
         database: who.database,
+        client: who.permit.client(),
         opening,
         is_greeted: ready.is_upgraded,
         channel_binding: match &ready.stream {

@@ -73,6 +73,10 @@ impl Protocol for Imap {
         &[SecretKind::Password, SecretKind::BearerToken]
     }
 
+    fn holds_clients(&self) -> bool {
+        true
+    }
+
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
         Some(Box::new(LineLogin::new(ImapLogin::new(context))))
     }

@@ -15,6 +15,7 @@
 
 mod amqp;
 mod cassandra;
+mod client_dialogue;
 mod client_login;
 mod client_sasl;
 mod dialogue;
@@ -56,7 +57,8 @@ use std::time::Duration;
 
 pub use dialogue::{Dialogue, DialogueError, Outbox};
 pub use login::{
-    LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError, LoginStep, Secret, SecretKind, SignedIn,
+    ClientCredentials, LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError, LoginStep, Secret,
+    SecretKind, SignedIn,
 };
 pub use mssql::{Packets, Wrapping, WrappingError};
 pub use opening::{
@@ -223,6 +225,11 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// Whether a login of ours can hold the client to a user and password of its own.
+    fn holds_clients(&self) -> bool {
+        false
+    }
+
     /// Whether a login of ours names a database, so that `login.database` can set it.
     fn names_database_in_login(&self) -> bool {
         false
@@ -350,6 +357,11 @@ const fn labels() -> [&'static str; PROTOCOLS.len()] {
 /// The names of the protocols that can be signed in with such a secret.
 pub fn that_sign_in(kind: SecretKind) -> impl Iterator<Item = &'static str> {
     all().filter(move |protocol| protocol.login_secrets().contains(&kind)).map(|protocol| protocol.label())
+}
+
+/// The names of the protocols whose clients can be held to a password of their own.
+pub fn that_hold_clients() -> impl Iterator<Item = &'static str> {
+    all().filter(|protocol| protocol.holds_clients()).map(|protocol| protocol.label())
 }
 
 /// The names of the protocols whose logins name a database.

@@ -69,6 +69,10 @@ impl Protocol for Pop3 {
         &[SecretKind::Password, SecretKind::BearerToken]
     }
 
+    fn holds_clients(&self) -> bool {
+        true
+    }
+
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
         Some(Box::new(LineLogin::new(Pop3Login::new(context))))
     }

@@ -230,6 +230,7 @@ mod tests {
         let context = LoginContext {
             credentials,
             database: None,
+            client: None,
             opening: &[],
             is_greeted: true,
             channel_binding: None,

@@ -121,6 +121,10 @@ impl Protocol for Smtp {
         &[SecretKind::Password, SecretKind::BearerToken]
     }
 
+    fn holds_clients(&self) -> bool {
+        true
+    }
+
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
         Some(Box::new(login::MailLogin::new(self.dialect, self.name.clone(), context)))
     }

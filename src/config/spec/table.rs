@@ -169,6 +169,7 @@ static LOGIN: SectionSpec = SectionSpec {
         optional("database", ValueKind::Text("orders"),
             "protocols postgres and mysql: the database; a client that asks for another one is refused. Default: the client's. \
              mongodb: the database that knows the user. Default: admin."),
+        optional("client", ValueKind::Section(&CLIENT), CLIENT.about),
         optional("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
         optional("oauth2", ValueKind::Section(&OAUTH2), OAUTH2.about),
         optional("aws_rds_iam", ValueKind::Section(&AWS_RDS_IAM), AWS_RDS_IAM.about),
@@ -213,6 +214,16 @@ static AZURE: SectionSpec = SectionSpec {
 static GCP: SectionSpec = SectionSpec {
     about: "An access token of Google Cloud's metadata server for the machine's service account (Cloud SQL IAM).",
     keys: &[],
+};
+
+static CLIENT: SectionSpec = SectionSpec {
+    about: "smtp, lmtp, imap, pop3 and sieve: the user and password that the client has to log in with here. Absent: it may log in \
+            with any, or not at all.",
+    keys: &[
+        optional("as", ValueKind::Text("printer"),
+            "The client's user. Absent: the password file has user and password."),
+        required("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
+    ],
 };
 
 static PASSWORD: SectionSpec = SectionSpec {

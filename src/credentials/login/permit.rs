@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{IssuedLogin, LoginCredential};
 use crate::clock;
+use crate::protocol::ClientCredentials;
 
 /// Permission for one login. Dropped without a verdict, it was abandoned.
 #[derive(Debug)]
@@ -46,6 +47,12 @@ impl LoginPermit {
     #[must_use]
     pub(crate) fn is_of(&self, credential: &Arc<LoginCredential>) -> bool {
         Arc::ptr_eq(&self.credential, credential)
+    }
+
+    /// Whom the client is held to.
+    #[must_use]
+    pub(crate) fn client(&self) -> Option<Arc<dyn ClientCredentials>> {
+        self.credential.client().map(|client| Arc::clone(client) as Arc<dyn ClientCredentials>)
     }
 
     /// The content to sign in with.

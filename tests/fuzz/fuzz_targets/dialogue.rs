@@ -215,6 +215,7 @@ fn sign_in(
         let context = LoginContext {
             credentials,
             database: None,
+            client: None,
             opening: client,
             is_greeted,
             channel_binding: None,

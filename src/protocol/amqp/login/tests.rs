@@ -8,6 +8,7 @@ fn login(opening: &[u8]) -> StartLogin {
     StartLogin::new(LoginContext {
         credentials: LoginCredentials { user: "app".into(), secret },
         database: None,
+        client: None,
         opening,
         is_greeted: false,
         channel_binding: None,

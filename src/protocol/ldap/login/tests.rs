@@ -12,6 +12,7 @@ fn login(opening: &[u8]) -> SimpleBind {
     SimpleBind::new(LoginContext {
         credentials: LoginCredentials { user: OWN.into(), secret },
         database: None,
+        client: None,
         opening,
         is_greeted: false,
         channel_binding: None,

@@ -10,6 +10,7 @@ fn login(opening: &[u8], database: Option<&str>) -> ScramLogin {
     ScramLogin::new(LoginContext {
         credentials: LoginCredentials { user: "user".into(), secret },
         database,
+        client: None,
         opening,
         is_greeted: false,
         channel_binding: None,

@@ -74,6 +74,7 @@ fn context(secret: Secret, opening: &[u8]) -> LoginContext<'_> {
     LoginContext {
         credentials: LoginCredentials { user: "ours".into(), secret },
         database: None,
+        client: None,
         opening,
         is_greeted: true,
         channel_binding: None,

@@ -9,6 +9,7 @@ fn login(is_greeted: bool) -> ConnectLogin {
     ConnectLogin::new(LoginContext {
         credentials: LoginCredentials { user: "app".into(), secret },
         database: None,
+        client: None,
         opening: b"",
         is_greeted,
         channel_binding: None,

@@ -35,6 +35,7 @@ impl Case<'_> {
         StartupLogin::new(LoginContext {
             credentials: LoginCredentials { user: "app".into(), secret },
             database: self.database,
+            client: None,
             opening: &self.opening,
             is_greeted: false,
             channel_binding: self.binding.clone(),

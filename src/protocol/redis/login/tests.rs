@@ -11,6 +11,7 @@ fn login(user: &str, opening: &[u8]) -> AuthLogin {
     AuthLogin::new(LoginContext {
         credentials: LoginCredentials { user: user.into(), secret },
         database: None,
+        client: None,
         opening,
         is_greeted: false,
         channel_binding: None,

@@ -1,6 +1,7 @@
 //! Logins as Postfix 3.7 with Dovecot 2.3, Exchange Online and Gmail have them.
 
 use super::*;
+use crate::protocol::SignedIn;
 use crate::protocol::login::{LoginCredentials, Secret, SecretKind};
 
 const EHLO: &str = "250-mx.test\r\n250-PIPELINING\r\n250-AUTH PLAIN LOGIN\r\n250 SMTPUTF8\r\n";
@@ -10,6 +11,7 @@ fn login_with(kind: SecretKind, secret: &str, is_greeted: bool) -> MailLogin {
     let context = LoginContext {
         credentials: LoginCredentials { user: "app".into(), secret },
         database: None,
+        client: None,
         opening: &[],
         is_greeted,
         channel_binding: None,
