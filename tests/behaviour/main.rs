@@ -45,6 +45,8 @@ mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors
 mod logins_clouds; // tokens of clouds: metadata services
 mod logins_mail; // signing in to a mail server in the client's place
+mod logins_mail_clients; // clients that are held to a password of their own
+mod logins_mail_tokens; // OAuth tokens for Dovecot and Postfix, which have them checked
 mod logins_mailbox; // signing in to IMAP, POP3 and ManageSieve in the client's place
 mod logins_mysql; // signing in to MariaDB and MySQL in the client's place
 mod logins_oauth; // tokens for signing in: what is asked of a token server, and when
