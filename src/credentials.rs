@@ -145,7 +145,7 @@ impl Credentials {
     pub(crate) fn follow_logins(&self, login: &LoginSettings) {
         let mut known = self.known();
         known.logins.retain(|known| known.strong_count() > 0);
-        known.logins.extend(login.all().iter().map(Arc::downgrade));
+        known.logins.extend(login.followed().map(Arc::downgrade));
     }
 
     /// Has the files read again soon, even without a file event.

@@ -205,7 +205,7 @@ fn files(config: &Config) -> Vec<PathBuf> {
     for cluster in &config.clusters {
         let endpoints = cluster.source.as_ref().and_then(Source::file);
         files.extend(endpoints.map(|endpoints| endpoints.path.clone()));
-        let logins = cluster.login.iter().flat_map(LoginSettings::all);
+        let logins = cluster.login.iter().flat_map(LoginSettings::followed);
         files.extend(logins.flat_map(|login| login.source().files()));
         let Some(tls) = &cluster.tls else { continue };
         files.extend(tls.trust().files().cloned());

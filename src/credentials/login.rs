@@ -25,7 +25,7 @@ use crate::alarm;
 use crate::clock;
 use crate::name::ClusterName;
 use crate::policy::login_gate::{GateDecision, LoginGate};
-use crate::protocol::{AllowedMechanisms, LoginCredentials, SecretKind};
+use crate::protocol::{AllowedMechanisms, ClientCredentials, LoginCredentials, SecretKind};
 use crate::sync::Mutex;
 
 pub(crate) use aws::{AwsEnvironment, AwsIam, AwsService};
@@ -104,6 +104,8 @@ pub(crate) struct LoginCredential {
     cluster: ClusterName,
     source: Box<dyn LoginSource>,
     mechanisms: AllowedMechanisms,
+    /// Whom the sessions that use it hold their clients to.
+    client: Option<Arc<LoginCredential>>,
     state: Mutex<State>,
     /// Changes with the content, its error, and the result of a login that others wait for.
     changed: watch::Sender<()>,
@@ -182,16 +184,34 @@ impl LoginCredential {
         source: Box<dyn LoginSource>,
         mechanisms: AllowedMechanisms,
     ) -> Arc<Self> {
+        Self::with_client(cluster, source, mechanisms, None)
+    }
+
+    /// The same, for sessions whose clients are held to a user and password of their own.
+    #[must_use]
+    pub(crate) fn with_client(
+        cluster: ClusterName,
+        source: Box<dyn LoginSource>,
+        mechanisms: AllowedMechanisms,
+        client: Option<Arc<Self>>,
+    ) -> Arc<Self> {
         let (changed, _) = watch::channel(());
         Arc::new(Self {
             cluster,
             source,
             mechanisms,
+            client,
             state: Mutex::default(),
             changed,
             wanted: Notify::new(),
             reread: Notify::new(),
         })
+    }
+
+    /// The user and password of the client, if it is held to them.
+    #[must_use]
+    pub(crate) const fn client(&self) -> Option<&Arc<Self>> {
+        self.client.as_ref()
     }
 
     /// Its source.
@@ -403,6 +423,12 @@ impl LoginCredential {
                 return Err(waits_for);
             }
         }
+    }
+}
+
+impl ClientCredentials for LoginCredential {
+    fn current(&self) -> Option<LoginCredentials> {
+        self.state.lock().current.as_ref().map(|current| current.credentials.clone())
     }
 }
 

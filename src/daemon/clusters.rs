@@ -83,7 +83,7 @@ impl ClusterManager {
             let tasks = services.admin.child();
             if let Some(login) = &cluster.settings().login {
                 services.credentials.follow_logins(login);
-                for credential in login.all() {
+                for credential in login.followed() {
                     let following = follow_login(Arc::downgrade(credential), rng.fork(), tasks.watch());
                     services.admin.spawn(following);
                 }

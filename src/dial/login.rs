@@ -45,6 +45,7 @@ pub(super) async fn sign_in(
         credentials: who.permit.issued().credentials.clone(),
         mechanisms: who.permit.mechanisms().clone(),
         database: who.database,
+        client: who.permit.client(),
         opening,
         is_greeted: ready.is_upgraded,
         channel_binding: match &ready.stream {

@@ -1,41 +1,22 @@
-//! The login of a client whose session we have signed in already: it may send any name and password, and is taken at its
-//! word. Whatever belongs to no login ends the dialogue and goes to the server as it is, so a client may also skip it.
+//! The login of a client whose session we have signed in already: it is taken at its word, whatever name and password it
+//! sends, or held to those of `login.client`. Whatever belongs to no login ends the dialogue and goes to the server as it
+//! is, so a client that is taken at its word may also skip it; one that is held to its login gets nothing there before it.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::sasl::from_base64;
+use super::client_dialogue::{ClientDialogue, ClientProgress, NotLoggedIn, ReplyProgress};
 use super::{Dialogue, DialogueError, Outbox, ReplyTo};
 
 /// The most that is held of one command, or of one line of the server.
 const HELD_MAX: usize = 16 * 1024;
+/// The most of the client that waits for a reply of the server.
+const WAITING_MAX: usize = 64 * 1024;
 /// Commands before the login, and the cancelled ones; clients have a handful.
 const COMMANDS_MAX: u32 = 64;
-/// The most that is repeated of the server's capabilities.
-pub(super) const CAPABILITIES_MAX: usize = 3 * 1024;
-
-/// One protocol's part of [`ClientLogin`].
-pub(super) trait ClientDialogue: fmt::Debug + Send {
-    /// The client's bytes that have not been taken yet, never none.
-    ///
-    /// # Errors
-    /// The reason why they cannot be served.
-    fn hear(&mut self, held: &[u8]) -> Result<ClientProgress, &'static str>;
-}
-
-/// What the client's bytes are.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum ClientProgress {
-    /// Incomplete.
-    More,
-    /// The first `taken` bytes are answered with these words.
-    Answer { taken: usize, words: Vec<u8> },
-    /// The same, and the login is over.
-    LoggedIn { taken: usize, words: Vec<u8> },
-    /// They are for the server, from the first on.
-    PassOn,
-}
+/// Wrong logins. Libraries try each mechanism that they know (smtplib two of ours), and a person twice.
+const WRONG_MAX: u32 = 5;
 
 /// Answers the client's login.
 pub(super) struct ClientLogin {
@@ -44,6 +25,11 @@ pub(super) struct ClientLogin {
     /// The server's unfinished line: our answers must not get into it.
     server: Vec<u8>,
     commands: u32,
+    wrong: u32,
+    /// The server owes the reply to a command. Replies have the order of their commands, so commands wait for it.
+    is_owed: bool,
+    denied: Option<NotLoggedIn>,
+    is_logged_in: bool,
     is_over: bool,
 }
 
@@ -60,8 +46,10 @@ impl fmt::Debug for ClientLogin {
 impl ClientLogin {
     /// `server`: what the server has sent of a line.
     pub(super) fn new(dialogue: Box<dyn ClientDialogue>, server: &[u8]) -> Self {
-        let server = server.to_vec();
-        Self { dialogue, client: Zeroizing::default(), server, commands: 0, is_over: false }
+        let (client, server) = (Zeroizing::default(), server.to_vec());
+        let (commands, wrong, denied) = (0, 0, None);
+        let (is_owed, is_logged_in, is_over) = (false, false, false);
+        Self { dialogue, client, server, commands, wrong, is_owed, denied, is_logged_in, is_over }
     }
 
     fn end(&mut self, out: &mut Outbox) {
@@ -69,39 +57,99 @@ impl ClientLogin {
         out.to_upstream.append(&mut self.client);
         out.to_downstream.append(&mut self.server);
     }
+
+    /// Handles the client's commands up to one that has to wait.
+    fn advance(&mut self, out: &mut Outbox) -> Result<(), DialogueError> {
+        while !self.is_over && !self.is_owed && !self.client.is_empty() {
+            let progress = match self.dialogue.hear(&self.client).map_err(of_client)? {
+                ClientProgress::PassOn if !self.is_logged_in => {
+                    let instead = self.dialogue.before_login(&self.client).map_err(of_client)?;
+                    instead.unwrap_or(ClientProgress::PassOn)
+                }
+                progress => progress,
+            };
+            match progress {
+                ClientProgress::More if self.client.len() > HELD_MAX => {
+                    return Err(of_client("the client's login is longer than 16 KiB"));
+                }
+                ClientProgress::More => return Ok(()),
+                ClientProgress::Answer { taken, words } => self.answer(taken, words, out)?,
+                ClientProgress::LoggedIn { taken, words } => {
+                    self.answer(taken, words, out)?;
+                    (self.denied, self.is_logged_in) = (None, true);
+                    if self.dialogue.ends_with_login() {
+                        self.end(out);
+                    }
+                }
+                ClientProgress::Denied { taken, words, why } => {
+                    self.denied = Some(why);
+                    self.answer(taken, words, out)?;
+                    self.wrong += u32::from(why == NotLoggedIn::Wrong);
+                    if self.wrong >= WRONG_MAX {
+                        return Err(of_client("the client has sent five wrong logins"));
+                    }
+                }
+                ClientProgress::Ask { taken, command } => {
+                    self.client.drain(..taken);
+                    out.to_upstream.extend(command);
+                    self.is_owed = true;
+                }
+                ClientProgress::PassOn => self.end(out),
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, taken: usize, words: Vec<u8>, out: &mut Outbox) -> Result<(), DialogueError> {
+        self.commands += 1;
+        if self.commands > COMMANDS_MAX {
+            return Err(of_client("the client sent more than 64 commands before a login"));
+        }
+        self.client.drain(..taken);
+        out.to_downstream.extend(words);
+        Ok(())
+    }
+
+    /// Passes on a whole line of the server.
+    fn line(&mut self, line: Vec<u8>, out: &mut Outbox) -> Result<(), DialogueError> {
+        if !self.is_owed {
+            out.to_downstream.extend(line);
+            return Ok(());
+        }
+        match self.dialogue.reply(&line).map_err(of_server)? {
+            ReplyProgress::More(words) => out.to_downstream.extend(words),
+            ReplyProgress::Over(words) => {
+                out.to_downstream.extend(words);
+                self.is_owed = false;
+                return self.advance(out);
+            }
+            ReplyProgress::PassOn => {
+                out.to_downstream.extend(line);
+                self.is_owed = false;
+                self.end(out);
+            }
+        }
+        Ok(())
+    }
 }
 
 const fn of_client(reason: &'static str) -> DialogueError {
     DialogueError::of_client(reason, ReplyTo::WELCOMED)
 }
 
+const fn of_server(reason: &'static str) -> DialogueError {
+    DialogueError::of_server(reason, ReplyTo::WELCOMED)
+}
+
 impl Dialogue for ClientLogin {
     fn on_downstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         self.client.extend_from_slice(bytes);
-        while !self.is_over && !self.client.is_empty() {
-            match self.dialogue.hear(&self.client).map_err(of_client)? {
-                ClientProgress::More if self.client.len() > HELD_MAX => {
-                    return Err(of_client("the client's login is longer than 16 KiB"));
-                }
-                ClientProgress::More => return Ok(()),
-                ClientProgress::Answer { taken, words } => {
-                    self.commands += 1;
-                    if self.commands > COMMANDS_MAX {
-                        return Err(of_client("the client sent more than 64 commands before a login"));
-                    }
-                    self.client.drain(..taken);
-                    out.to_downstream.extend(words);
-                }
-                ClientProgress::LoggedIn { taken, words } => {
-                    self.client.drain(..taken);
-                    out.to_downstream.extend(words);
-                    self.end(out);
-                }
-                ClientProgress::PassOn => self.end(out),
-            }
-        }
+        self.advance(out)?;
         if self.is_over {
             out.to_upstream.append(&mut self.client);
+        }
+        if self.client.len() > WAITING_MAX {
+            return Err(of_client("the client sends commands without waiting for their replies"));
         }
         Ok(())
     }
@@ -109,14 +157,19 @@ impl Dialogue for ClientLogin {
     /// Whole lines are the client's: a server may end an idle session with one.
     fn on_upstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         self.server.extend_from_slice(bytes);
-        let whole = match self.is_over {
-            true => self.server.len(),
-            false => self.server.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1),
-        };
-        out.to_downstream.extend(self.server.drain(..whole));
+        while !self.is_over
+            && let Some(end) = self.server.iter().position(|byte| *byte == b'\n')
+        {
+            let line = self.server.drain(..=end).collect();
+            self.line(line, out)?;
+        }
+        if self.is_over {
+            out.to_downstream.append(&mut self.server);
+        }
         if self.server.len() > HELD_MAX {
-            let reason = "the server sent a line of more than 16 KiB before the client's first command";
-            return Err(DialogueError::of_server(reason, ReplyTo::WELCOMED));
+            return Err(of_server(
+                "the server sent a line of more than 16 KiB before the client's first command",
+            ));
         }
         Ok(())
     }
@@ -124,77 +177,8 @@ impl Dialogue for ClientLogin {
     fn is_finished(&self) -> bool {
         self.is_over
     }
-}
 
-/// A SASL exchange with the client: what it is asked next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SaslRequest {
-    /// PLAIN's message.
-    Plain,
-    /// LOGIN's name.
-    User,
-    /// LOGIN's password.
-    Password,
-}
-
-/// What follows an answer of the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SaslVerdict {
-    Ask(SaslRequest),
-    Accepted,
-    Cancelled,
-    /// It is no base64.
-    Malformed,
-}
-
-/// The mechanisms that clients are offered.
-pub(super) const OFFERED: &str = "PLAIN LOGIN";
-
-impl SaslRequest {
-    /// The first question of that mechanism; `None`: it is not offered.
-    pub(super) fn first(mechanism: &[u8]) -> Option<Self> {
-        match () {
-            () if mechanism.eq_ignore_ascii_case(b"PLAIN") => Some(Self::Plain),
-            () if mechanism.eq_ignore_ascii_case(b"LOGIN") => Some(Self::User),
-            () => None,
-        }
-    }
-
-    /// The challenge in base64; clients go by the order of LOGIN's, and some by its words.
-    pub(super) const fn challenge(self) -> &'static str {
-        match self {
-            Self::Plain => "",
-            Self::User => "VXNlcm5hbWU6",
-            Self::Password => "UGFzc3dvcmQ6",
-        }
-    }
-
-    /// The client's answer in base64. `=` is an empty one (RFC 4959 §3).
-    pub(super) fn answer(self, answer: &[u8]) -> SaslVerdict {
-        match (self, answer) {
-            (_, b"*") => SaslVerdict::Cancelled,
-            (_, answer) if answer != b"=" && from_base64(answer).is_none() => SaslVerdict::Malformed,
-            (Self::User, _) => SaslVerdict::Ask(Self::Password),
-            (Self::Plain | Self::Password, _) => SaslVerdict::Accepted,
-        }
-    }
-}
-
-/// The first line, without its end, and the number of its bytes with it.
-pub(super) fn first_line(held: &[u8]) -> Option<(&[u8], usize)> {
-    let end = held.iter().position(|byte| *byte == b'\n')?;
-    let line = &held[..end];
-    Some((line.strip_suffix(b"\r").unwrap_or(line), end + 1))
-}
-
-/// The length of the first word, which has at most `most` bytes.
-///
-/// # Errors
-/// It may go on, or is longer and so for the server.
-pub(super) fn first_word(held: &[u8], most: usize) -> Result<usize, ClientProgress> {
-    match held.iter().take(most + 1).position(|byte| matches!(byte, b' ' | b'\r' | b'\n')) {
-        Some(end) => Ok(end),
-        None if held.len() > most => Err(ClientProgress::PassOn),
-        None => Err(ClientProgress::More),
+    fn denied(&self) -> Option<&'static str> {
+        self.denied.map(NotLoggedIn::reason)
     }
 }

@@ -36,6 +36,12 @@ pub trait Dialogue: fmt::Debug + Send {
         None
     }
 
+    /// Why we have not let the client in, for the outcome of a session that ends now: it has not given the login that it is
+    /// held to, and has been told so.
+    fn denied(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The session ends in the middle, but not by the server. Returns what completes the login in the
     /// client's place, if servers count an end in the middle as an error. The dialogue is not used any more then.
     fn rest(&mut self) -> Option<Box<dyn Probe>> {

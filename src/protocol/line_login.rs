@@ -6,7 +6,8 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 use super::Dialogue;
-use super::client_login::{ClientDialogue, ClientLogin};
+use super::client_dialogue::ClientDialogue;
+use super::client_login::ClientLogin;
 use super::lines::{Framing, Lines, SAID_MAX};
 use super::login::{Login, LoginContext, LoginError, LoginStep, SignedIn};
 use super::sasl::{Exchange, Mechanism, base64, from_base64};
@@ -47,21 +48,15 @@ impl<T: LoginDialogue> LineLogin<T> {
     pub(super) fn new(dialogue: T) -> Self {
         Self { dialogue, lines: Lines::framed(T::FRAMING), has_answered: false }
     }
+}
 
-    /// What the server has sent behind the end of the login: whole lines are the client's, and the dialogue waits for
-    /// the end of the last.
-    fn signed_in(&self, mut to_client: Vec<u8>, client: Box<dyn ClientDialogue>) -> LoginStep {
-        let rest = self.lines.rest();
-        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        to_client.extend_from_slice(&rest[..whole]);
-        let dialogue: Box<dyn Dialogue> = Box::new(ClientLogin::new(client, &rest[whole..]));
-        LoginStep::SignedIn(SignedIn {
-            to_client,
-            to_server: Vec::new(),
-            dialogue: Some(dialogue),
-            ..SignedIn::default()
-        })
-    }
+/// We are signed in. `rest` is what the server has sent behind the end of the login: whole lines are the client's, and the
+/// dialogue waits for the end of the last.
+pub(super) fn signed_in(mut to_client: Vec<u8>, rest: &[u8], client: Box<dyn ClientDialogue>) -> LoginStep {
+    let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    to_client.extend_from_slice(&rest[..whole]);
+    let dialogue: Box<dyn Dialogue> = Box::new(ClientLogin::new(client, &rest[whole..]));
+    LoginStep::SignedIn(SignedIn { to_client, dialogue: Some(dialogue), ..SignedIn::default() })
 }
 
 impl<T: LoginDialogue> Login for LineLogin<T> {
@@ -88,7 +83,9 @@ impl<T: LoginDialogue> Login for LineLogin<T> {
                     self.has_answered = true;
                     return Ok(LoginStep::Send(words));
                 }
-                LoginProgress::SignedIn { to_client, client } => return Ok(self.signed_in(to_client, client)),
+                LoginProgress::SignedIn { to_client, client } => {
+                    return Ok(signed_in(to_client, self.lines.rest(), client));
+                }
             }
         }
         Ok(LoginStep::Read)

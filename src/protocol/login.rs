@@ -141,6 +141,12 @@ impl fmt::Display for AllowedMechanisms {
     }
 }
 
+/// Who the client has to be, where it is held to a user and password of its own (`login.client`).
+pub trait ClientCredentials: fmt::Debug + Send + Sync {
+    /// The user and the password at this moment. `None`: they are not known, and nobody is let in.
+    fn current(&self) -> Option<LoginCredentials>;
+}
+
 /// What a login begins with.
 #[derive(Debug, Clone)]
 pub struct LoginContext<'a> {
@@ -150,6 +156,9 @@ pub struct LoginContext<'a> {
     pub mechanisms: AllowedMechanisms,
     /// `login.database`: the database to sign in to, for protocols that name one in the login. `None`: the client's.
     pub database: Option<&'a str>,
+    /// The client is held to this user and password. `None`: it is taken at its word. Only where
+    /// [`Protocol::holds_clients`](super::Protocol::holds_clients).
+    pub client: Option<Arc<dyn ClientCredentials>>,
     /// The client's first message, if its protocol has the client speak first; else empty.
     pub opening: &'a [u8],
     /// The upgrade to TLS has read the server's greeting, so that the server waits for us.

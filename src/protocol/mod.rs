@@ -15,7 +15,9 @@
 
 mod amqp;
 mod cassandra;
+mod client_dialogue;
 mod client_login;
+mod client_sasl;
 mod dialogue;
 mod first_message;
 mod ftp;
@@ -55,8 +57,8 @@ use std::time::Duration;
 
 pub use dialogue::{Dialogue, DialogueError, Outbox};
 pub use login::{
-    AllowedMechanisms, LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError, LoginStep, Secret,
-    SecretKind, SignedIn,
+    AllowedMechanisms, ClientCredentials, LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError,
+    LoginStep, Secret, SecretKind, SignedIn,
 };
 pub use mssql::{Packets, Wrapping, WrappingError};
 pub use opening::{
@@ -229,6 +231,11 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// Whether a login of ours can hold the client to a user and password of its own.
+    fn holds_clients(&self) -> bool {
+        false
+    }
+
     /// Whether a login of ours names a database, so that `login.database` can set it.
     fn names_database_in_login(&self) -> bool {
         false
@@ -364,6 +371,11 @@ pub fn that_choose_mechanisms() -> impl Iterator<Item = &'static str> {
         SecretKind::ALL.iter().any(|kind| !protocol.login_mechanisms(*kind).is_empty())
     };
     all().filter(chooses).map(|protocol| protocol.label())
+}
+
+/// The names of the protocols whose clients can be held to a password of their own.
+pub fn that_hold_clients() -> impl Iterator<Item = &'static str> {
+    all().filter(|protocol| protocol.holds_clients()).map(|protocol| protocol.label())
 }
 
 /// The names of the protocols whose logins name a database.

@@ -73,6 +73,10 @@ impl Protocol for Pop3 {
         if self.login_secrets().contains(&kind) { super::sasl::names(kind) } else { &[] }
     }
 
+    fn holds_clients(&self) -> bool {
+        true
+    }
+
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
         Some(Box::new(LineLogin::new(Pop3Login::new(context))))
     }

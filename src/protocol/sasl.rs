@@ -329,6 +329,7 @@ mod tests {
             credentials,
             mechanisms: AllowedMechanisms::default(),
             database: None,
+            client: None,
             opening: &[],
             is_greeted: true,
             channel_binding: None,

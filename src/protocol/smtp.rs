@@ -3,9 +3,9 @@
 //! Sources: RFC 5321 (replies: §4.2), RFC 3207 (STARTTLS; §4.2: discard what was learnt before TLS), RFC 2033 (LMTP),
 //! RFC 3463 and RFC 5248 (enhanced codes). Implicit TLS (RFC 8314) is `start: direct`, and nothing is rewritten there.
 
+mod client;
 mod ehlo_name;
 mod login;
-mod placeholder_auth;
 
 use core::net::IpAddr;
 use std::borrow::Cow;
@@ -123,6 +123,10 @@ impl Protocol for Smtp {
 
     fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
         if self.login_secrets().contains(&kind) { super::sasl::names(kind) } else { &[] }
+    }
+
+    fn holds_clients(&self) -> bool {
+        true
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {

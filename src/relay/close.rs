@@ -28,13 +28,20 @@ impl<T: Transport> Relay<'_, T> {
                 self.dialogue.as_mut().filter(|_| self.broken.is_none()).and_then(|dialogue| dialogue.rest())
             }
         };
+        let denied = self.dialogue.as_ref().and_then(|dialogue| dialogue.denied());
         let refused = self.dialogue.as_ref().and_then(|dialogue| dialogue.refused().cloned());
         let (outcome, closed_by, fault) = match end {
             // A server that refused in the middle of a login has ended it in order; the client has its words.
-            Stop::Completed => match refused {
-                Some(by) => (Outcome::UpstreamRefused, Side::Upstream, Some(RelayError::Refused(by))),
-                None => (Outcome::Completed, self.first_end.unwrap_or(Side::Upstream), None),
-            },
+            Stop::Completed => {
+                let side = self.first_end.unwrap_or(Side::Upstream);
+                match (refused, denied) {
+                    (Some(by), _) => {
+                        (Outcome::UpstreamRefused, Side::Upstream, Some(RelayError::Refused(by)))
+                    }
+                    (None, Some(reason)) => (Outcome::Denied, side, Some(RelayError::Denied(reason))),
+                    (None, None) => (Outcome::Completed, side, None),
+                }
+            }
             Stop::Uncertified => (Outcome::TlsFailed, Side::Upstream, Some(RelayError::Uncertified)),
             Stop::Left(said) => {
                 rest = Some(said);
@@ -62,6 +69,7 @@ impl<T: Transport> Relay<'_, T> {
                     self.close_upstream();
                 }
                 let outcome = match error.side {
+                    Side::Downstream if denied.is_some() => Outcome::Denied,
                     Side::Downstream => Outcome::BadOpening,
                     Side::Upstream | Side::Ambassador => Outcome::UpgradeFailed,
                 };
@@ -74,6 +82,10 @@ impl<T: Transport> Relay<'_, T> {
                 self.downstream.abort();
                 (Outcome::Completed, Side::Downstream, None)
             }
+            Stop::Broken(LegError { side: side @ Side::Downstream, .. }) if denied.is_some() => {
+                self.pass_reset(side, rest.is_some());
+                (Outcome::Denied, side, denied.map(RelayError::Denied))
+            }
             Stop::Broken(LegError { side, error }) => {
                 (self.pass_reset(side, rest.is_some()), side, Some(RelayError::Io(error)))
             }
@@ -81,7 +93,7 @@ impl<T: Transport> Relay<'_, T> {
         let can_be_refused = match &fault {
             Some(RelayError::Io(_)) => closed_by == Side::Upstream && self.first_byte.is_none(),
             Some(RelayError::Uncertified) => true,
-            Some(RelayError::Refused(_)) => false,
+            Some(RelayError::Refused(_) | RelayError::Denied(_)) => false,
             Some(RelayError::Dialogue(_)) => !self.receiving.has_pending(),
             None => false,
         };

@@ -121,6 +121,9 @@ pub enum RelayError {
     /// The endpoint refused the session in its own words, which the client has got.
     #[error("the server turned the session away ({0})")]
     Refused(TurnedAway),
+    /// The client has not given the login that it is held to, and has been told so.
+    #[error("{0}")]
+    Denied(&'static str),
 }
 
 /// Relays until both directions have ended, something fails, a timer runs out, or [`LiveSession::stop`] is called. The

@@ -70,6 +70,9 @@ pub(crate) fn run(
         let relaying = relay::relay(start, settings, guard.live());
         let left = note(relaying.await, guard.lifetime(), &mut record);
         guard.blame(&record, &lease);
+        if record.outcome == Outcome::Denied {
+            guard.note_refused();
+        }
         match left {
             (None, None) => drop(lease),
             (rejected, unfinished) => {
@@ -330,7 +333,13 @@ const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
 fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Rejected>, Option<Box<Unfinished>>) {
     let failure = match &ended.fault {
         Some(RelayError::Io(error)) => tls_failure::judge(error, handshake_context(record, age)),
-        Some(RelayError::Dialogue(_) | RelayError::Uncertified | RelayError::Refused(_)) | None => None,
+        Some(
+            RelayError::Dialogue(_)
+            | RelayError::Uncertified
+            | RelayError::Refused(_)
+            | RelayError::Denied(_),
+        )
+        | None => None,
     };
     // A server that closes with our bytes unread sends a reset instead of a FIN.
     let failure = failure.or_else(|| tls_failure::uncertified(&ended, handshake_context(record, age)));
@@ -347,8 +356,11 @@ fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Rejected>, 
         is_rejection && ended.is_uncertified || matches!(ended.fault, Some(RelayError::Uncertified));
     record.end(outcome, ended.closed_by, words);
     let Ended { downstream, can_be_refused, unfinished, fault, .. } = ended;
-    let kind =
-        if outcome == Outcome::BadOpening { RefusalKind::BadRequest } else { RefusalKind::Unreachable };
+    let kind = match outcome {
+        Outcome::BadOpening => RefusalKind::BadRequest,
+        Outcome::Denied => RefusalKind::Denied,
+        _ => RefusalKind::Unreachable,
+    };
     // In a protocol without refusals a refusal is a reset. The server ended this connection in order and took all
     // bytes, so the client's is ended in order too.
     let can_be_refused =

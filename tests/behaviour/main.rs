@@ -45,14 +45,16 @@ mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors
 mod logins_clouds; // tokens of clouds: metadata services
 mod logins_mail; // signing in to a mail server in the client's place
+mod logins_mail_clients; // clients that are held to a password of their own
+mod logins_mail_tokens; // OAuth tokens for Dovecot and Postfix, which have them checked
 mod logins_mailbox; // signing in to IMAP, POP3 and ManageSieve in the client's place
 mod logins_mechanisms; // what may carry the secret of a login
 mod logins_mysql; // signing in to MariaDB and MySQL in the client's place
 mod logins_oauth; // tokens for signing in: what is asked of a token server, and when
 mod logins_others; // signing in to Redis, MQTT, LDAP, NATS and others in the client's place
 mod logins_postgres; // signing in to PostgreSQL in the client's place
-mod logins_tokens; // token endpoints that are slow, ask for pauses or rotate tokens, and what is shown of a login
 mod logins_postgres_oauth; // signing in to PostgreSQL 18 by a token
+mod logins_tokens; // token endpoints that are slow, ask for pauses or rotate tokens, and what is shown of a login
 mod logs; // files, disks, journald, rotation
 mod mail_clients; // mail clients, against Postfix and Dovecot
 mod mailbox_clients; // programs that fetch mail, against Dovecot

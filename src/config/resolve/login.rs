@@ -4,6 +4,7 @@
 mod clouds;
 mod oauth2;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::SettingsBuilder;
@@ -98,7 +99,7 @@ impl SettingsBuilder<'_> {
         let given: Vec<_> = SOURCES.into_iter().filter(|source| section.is_given(source)).collect();
         let mut known = None;
         let source: Option<Box<dyn LoginSource>> = match given[..] {
-            ["password"] => self.password_file(section).map(|(file, read)| {
+            ["password"] => self.password_file(section, PasswordFile::new).map(|(file, read)| {
                 known = Some(FetchedLogin { credentials: read, expires: None });
                 Box::new(file) as Box<dyn LoginSource>
             }),
@@ -124,6 +125,7 @@ impl SettingsBuilder<'_> {
             }
             [other] => unreachable!("{other} is no source"),
         };
+        let client = self.client_login(cluster, section, protocol);
         let (source, protocol) = (source?, protocol?);
         if !protocol.login_secrets().contains(&source.secret_kind()) {
             let able: Vec<_> = protocol::that_sign_in(source.secret_kind()).collect();
@@ -137,7 +139,8 @@ impl SettingsBuilder<'_> {
             return None;
         }
         let mechanisms = self.login_mechanisms(section, protocol, source.secret_kind())?;
-        let credential = LoginCredential::new(ClusterName::from(cluster), source, mechanisms);
+        let cluster = ClusterName::from(cluster);
+        let credential = LoginCredential::with_client(cluster, source, mechanisms, client?);
         known.map(|known| credential.install(known));
         Some(credential)
     }
@@ -186,12 +189,41 @@ impl SettingsBuilder<'_> {
         Some(AllowedMechanisms::only(&allowed))
     }
 
-    fn password_file(&mut self, section: &Section) -> Option<(PasswordFile, LoginCredentials)> {
+    /// `client`: the user and password that the client is held to, if it is.
+    fn client_login(
+        &mut self,
+        cluster: &str,
+        section: &Section,
+        protocol: Option<&dyn Protocol>,
+    ) -> Option<Option<Arc<LoginCredential>>> {
+        if !section.is_given("client") {
+            return Some(None);
+        }
+        if let Some(protocol) = protocol.filter(|protocol| !protocol.holds_clients()) {
+            let able: Vec<_> = protocol::that_hold_clients().collect();
+            let message =
+                format!("`client` is for protocols {}, and this is {}", able.join(", "), protocol.label());
+            self.findings.mistake(&section.at("client"), message);
+            return None;
+        }
+        let client = section.section("client")?;
+        let (file, credentials) = self.password_file(client, PasswordFile::of_client)?;
+        let credential =
+            LoginCredential::new(ClusterName::from(cluster), Box::new(file), AllowedMechanisms::default());
+        credential.install(FetchedLogin { credentials, expires: None });
+        Some(Some(credential))
+    }
+
+    fn password_file(
+        &mut self,
+        section: &Section,
+        make: fn(PathBuf, Option<String>) -> PasswordFile,
+    ) -> Option<(PasswordFile, LoginCredentials)> {
         let user = section.optional_text("as")?.map(ToOwned::to_owned);
         let password = section.section("password")?;
         let at = password.at("file");
         let path = self.readable(password.text("file")?, &at)?;
-        let file = PasswordFile::new(path.clone(), user);
+        let file = make(path.clone(), user);
         let read = match file.read() {
             Ok(read) => read,
             Err(reason) => {

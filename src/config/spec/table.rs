@@ -172,6 +172,7 @@ static LOGIN: SectionSpec = SectionSpec {
         optional("mechanisms", ValueKind::List(&ValueKind::Text("SCRAM-SHA-256")),
             "The only ones that may carry the secret: SASL mechanisms (smtp, lmtp, imap, pop3, sieve, mongodb, amqp), methods of libpq's \
              require_auth and scram-sha-256-plus (postgres), plugins (mysql). Default: the best one that the server offers."),
+        optional("client", ValueKind::Section(&CLIENT), CLIENT.about),
         optional("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
         optional("oauth2", ValueKind::Section(&OAUTH2), OAUTH2.about),
         optional("aws_rds_iam", ValueKind::Section(&AWS_RDS_IAM), AWS_RDS_IAM.about),
@@ -223,6 +224,16 @@ static GCP: SectionSpec = SectionSpec {
         optional("scopes", ValueKind::List(&ValueKind::Text("https://www.googleapis.com/auth/alloydb.login")),
             "With `service_account`: the scopes to ask for, one an item. Default: postgres and mysql sqlservice.login, mail \
              mail.google.com, else cloud-platform."),
+    ],
+};
+
+static CLIENT: SectionSpec = SectionSpec {
+    about: "smtp, lmtp, imap, pop3 and sieve: the user and password that the client has to log in with here. Absent: it may log in \
+            with any, or not at all.",
+    keys: &[
+        optional("as", ValueKind::Text("printer"),
+            "The client's user. Absent: the password file has user and password."),
+        required("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
     ],
 };
 

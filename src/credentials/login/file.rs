@@ -13,6 +13,7 @@ use crate::tls::read_secret;
 /// A password file.
 #[derive(Debug)]
 pub(crate) struct PasswordFile {
+    label: &'static str,
     path: PathBuf,
     /// `None`: the file has it, too.
     user: Option<String>,
@@ -20,7 +21,12 @@ pub(crate) struct PasswordFile {
 
 impl PasswordFile {
     pub(crate) const fn new(path: PathBuf, user: Option<String>) -> Self {
-        Self { path, user }
+        Self { label: "password", path, user }
+    }
+
+    /// One that the client is held to.
+    pub(crate) const fn of_client(path: PathBuf, user: Option<String>) -> Self {
+        Self { label: "client", path, user }
     }
 
     /// Reads it now.
@@ -41,7 +47,7 @@ impl PasswordFile {
 
 impl LoginSource for PasswordFile {
     fn label(&self) -> &'static str {
-        "password"
+        self.label
     }
 
     fn secret_kind(&self) -> SecretKind {

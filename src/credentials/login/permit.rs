@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{IssuedLogin, LoginCredential};
 use crate::clock;
-use crate::protocol::AllowedMechanisms;
+use crate::protocol::{AllowedMechanisms, ClientCredentials};
 
 /// Permission for one login. Dropped without a verdict, it was abandoned.
 #[derive(Debug)]
@@ -53,6 +53,12 @@ impl LoginPermit {
     #[must_use]
     pub(crate) fn mechanisms(&self) -> &AllowedMechanisms {
         &self.credential.mechanisms
+    }
+
+    /// Whom the client is held to.
+    #[must_use]
+    pub(crate) fn client(&self) -> Option<Arc<dyn ClientCredentials>> {
+        self.credential.client().map(|client| Arc::clone(client) as Arc<dyn ClientCredentials>)
     }
 
     /// The content to sign in with.

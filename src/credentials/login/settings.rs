@@ -28,9 +28,14 @@ impl LoginSettings {
         self.database.as_deref()
     }
 
-    /// Every credential.
+    /// Every credential to sign in with.
     pub(crate) fn all(&self) -> &[Arc<LoginCredential>] {
         &self.credentials
+    }
+
+    /// Every credential, and the passwords that clients are held to: what is read and followed.
+    pub(crate) fn followed(&self) -> impl Iterator<Item = &Arc<LoginCredential>> {
+        self.credentials.iter().flat_map(|credential| [Some(credential), credential.client()]).flatten()
     }
 
     /// What must be looked up about callers, if anything.

@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use zeroize::Zeroizing;
 
 use super::{GREETING, TurnedAway, begins_with, bye, status};
-use crate::protocol::client_login::{
-    CAPABILITIES_MAX, ClientDialogue, ClientProgress, SaslRequest, SaslVerdict, first_line, first_word,
+use crate::protocol::client_dialogue::{
+    CAPABILITIES_MAX, ClientDialogue, ClientProgress, first_line, first_word, skipped, string, wrong,
 };
+use crate::protocol::client_sasl::{ClientCheck, SaslRequest, SaslVerdict};
 use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept};
 use crate::protocol::lines::{Framing, literal};
 use crate::protocol::login::{LoginContext, LoginError, SecretKind, secret_message};
@@ -190,7 +191,8 @@ impl ImapLogin {
 
     fn signed_in(&mut self) -> LoginProgress {
         let to_client = if self.context.is_greeted { Vec::new() } else { GREETING.to_vec() };
-        let client = ImapClient::new(&self.before, &self.capabilities);
+        let client =
+            ImapClient::new(&self.before, &self.capabilities, ClientCheck::new(self.context.client.clone()));
         LoginProgress::SignedIn { to_client, client: Box::new(client) }
     }
 }
@@ -277,6 +279,7 @@ struct ImapClient {
     asked: Option<(Vec<u8>, SaslRequest)>,
     /// Literals of the present command that were agreed to.
     agreed: usize,
+    check: ClientCheck,
 }
 
 /// Capabilities that are of no use to a client of ours.
@@ -287,7 +290,7 @@ fn is_of_login(word: &str) -> bool {
 
 impl ImapClient {
     /// `after`: empty if the server has not told.
-    fn new(before: &[String], after: &[String]) -> Self {
+    fn new(before: &[String], after: &[String], check: ClientCheck) -> Self {
         let of_session = |words: &[String]| -> Vec<String> {
             words.iter().filter(|word| !is_of_login(word)).cloned().collect()
         };
@@ -297,7 +300,7 @@ impl ImapClient {
         let own = known.iter().map(String::as_str).filter(|word| !word.eq_ignore_ascii_case("SASL-IR"));
         let login = ["SASL-IR", "AUTH=PLAIN", "AUTH=LOGIN"];
         let told: Vec<&str> = base.into_iter().chain(own).chain(login).collect();
-        Self { before: told.join(" "), after: after.join(" "), asked: None, agreed: 0 }
+        Self { before: told.join(" "), after: after.join(" "), asked: None, agreed: 0, check }
     }
 
     fn logged_in(&mut self, tag: &[u8], taken: usize) -> ClientProgress {
@@ -310,13 +313,29 @@ impl ImapClient {
 
     /// The client's answer to a question, or its initial response.
     fn answered(&mut self, tag: &[u8], question: SaslRequest, answer: &[u8], taken: usize) -> ClientProgress {
-        let words = match question.answer(answer) {
+        let words = match self.check.answer(question, answer) {
             SaslVerdict::Accepted => return self.logged_in(tag, taken),
+            SaslVerdict::Rejected => return wrong(taken, &tagged(tag, FAILED)),
             SaslVerdict::Ask(next) => return self.ask(tag, next, taken),
             SaslVerdict::Cancelled => tagged(tag, "BAD AUTHENTICATE cancelled"),
             SaslVerdict::Malformed => tagged(tag, "BAD no base64"),
         };
         ClientProgress::Answer { taken, words }
+    }
+
+    /// LOGIN, with its arguments and their end.
+    fn login(&mut self, tag: &[u8], arguments: &[u8], taken: usize) -> ClientProgress {
+        if !self.check.is_strict() {
+            return self.logged_in(tag, taken);
+        }
+        let Some((user, password)) = user_and_password(arguments) else {
+            let words = tagged(tag, "BAD LOGIN has a user and a password");
+            return ClientProgress::Answer { taken, words };
+        };
+        match self.check.accepts(&user, &password) {
+            true => self.logged_in(tag, taken),
+            false => wrong(taken, &tagged(tag, FAILED)),
+        }
     }
 
     fn ask(&mut self, tag: &[u8], question: SaslRequest, taken: usize) -> ClientProgress {
@@ -355,6 +374,40 @@ impl ImapClient {
     }
 }
 
+/// RFC 5530 §3.
+const FAILED: &str = "NO [AUTHENTICATIONFAILED] Authentication failed";
+
+/// The arguments of LOGIN: two strings, or atoms, and the end of the line.
+fn user_and_password(arguments: &[u8]) -> Option<(Vec<u8>, Zeroizing<Vec<u8>>)> {
+    let (user, rest) = argument(arguments)?;
+    let (password, end) = argument(rest)?;
+    let password = Zeroizing::new(password);
+    end.trim_ascii().is_empty().then_some((user, password))
+}
+
+/// The next argument, and what follows it.
+fn argument(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let text = text.strip_prefix(b" ")?;
+    if matches!(text.first()?, b'"' | b'{') {
+        return string(text);
+    }
+    let end = text.iter().position(|byte| matches!(byte, b' ' | b'\r' | b'\n')).unwrap_or(text.len());
+    (end > 0).then(|| (text[..end].to_vec(), &text[end..]))
+}
+
+/// The end of a command of which no further part is agreed to: only what follows unasked belongs to it (RFC 7888).
+fn refused_end(held: &[u8]) -> Option<usize> {
+    let mut at = 0usize;
+    loop {
+        let (line, length) = first_line(held.get(at..)?)?;
+        at += length;
+        match literal(line).filter(|_| line.ends_with(b"+}")) {
+            Some(bytes) => at = at.saturating_add(bytes),
+            None => return Some(at),
+        }
+    }
+}
+
 fn tagged(tag: &[u8], words: &str) -> Vec<u8> {
     [tag, b" ", words.as_bytes(), b"\r\n"].concat()
 }
@@ -363,6 +416,22 @@ fn tagged(tag: &[u8], words: &str) -> Vec<u8> {
 const WORD_MAX: usize = 255;
 
 impl ClientDialogue for ImapClient {
+    fn before_login(&mut self, held: &[u8]) -> Result<Option<ClientProgress>, &'static str> {
+        if !self.check.is_strict() {
+            return Ok(None);
+        }
+        let Some((line, length)) = first_line(held) else { return Ok(Some(ClientProgress::More)) };
+        let mut words = line.split(|byte| *byte == b' ');
+        let tag = words.next().filter(|tag| !tag.is_empty() && tag.iter().all(u8::is_ascii_alphanumeric));
+        let is_logout = words.next().is_some_and(|verb| verb.eq_ignore_ascii_case(b"LOGOUT"));
+        Ok(Some(match tag {
+            Some(tag) if is_logout && words.next().is_none() => {
+                ClientProgress::Ask { taken: length, command: tagged(tag, "LOGOUT") }
+            }
+            tag => skipped(refused_end(held), &tagged(tag.unwrap_or(b"*"), "BAD Please log in first")),
+        }))
+    }
+
     fn hear(&mut self, held: &[u8]) -> Result<ClientProgress, &'static str> {
         if let Some((tag, question)) = self.asked.take() {
             let Some((line, taken)) = first_line(held) else {
@@ -394,7 +463,7 @@ impl ClientDialogue for ImapClient {
         let begin = tag.len() + 1 + verb.len();
         let arguments = held[begin..taken].trim_ascii();
         let words = match () {
-            () if is("LOGIN") => return Ok(self.logged_in(tag, taken)),
+            () if is("LOGIN") => return Ok(self.login(tag, &held[begin..taken], taken)),
             () if is("AUTHENTICATE") => return Ok(self.authenticate(tag, arguments, taken)),
             () if is("CAPABILITY") => [
                 format!("* CAPABILITY {}\r\n", self.before).as_bytes(),

@@ -1,8 +1,10 @@
 //! What the tests of all logins made of lines do: conversations with servers and with clients, cut anywhere.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::protocol::login::{AllowedMechanisms, Secret};
-use crate::protocol::{LoginCredentials, LoginStep, Outbox, Protocol, SecretKind};
+use crate::protocol::{ClientCredentials, LoginCredentials, LoginStep, Outbox, Protocol, SecretKind};
 
 pub(in crate::protocol) const SECRET: &str = "tanstaaftanstaaf";
 
@@ -14,11 +16,37 @@ pub(in crate::protocol) struct Case<'a> {
     pub(in crate::protocol) is_greeted: bool,
     /// The only mechanisms; none named: all.
     pub(in crate::protocol) mechanisms: &'static [&'static str],
+    /// The client is held to the login of [`Held`].
+    pub(in crate::protocol) is_held: bool,
+}
+
+/// The user `printer` with the password `tray 2`.
+#[derive(Debug)]
+pub(in crate::protocol) struct Held;
+
+impl Held {
+    pub(in crate::protocol) fn credentials() -> Arc<dyn ClientCredentials> {
+        Arc::new(Self)
+    }
+}
+
+impl ClientCredentials for Held {
+    fn current(&self) -> Option<LoginCredentials> {
+        let secret = Secret::new(SecretKind::Password, Zeroizing::new("tray 2".into()));
+        Some(LoginCredentials { user: "printer".into(), secret })
+    }
 }
 
 impl<'a> Case<'a> {
     pub(in crate::protocol) fn password(protocol: &'a dyn Protocol) -> Self {
-        Self { protocol, kind: SecretKind::Password, secret: SECRET, is_greeted: false, mechanisms: &[] }
+        Self {
+            protocol,
+            kind: SecretKind::Password,
+            secret: SECRET,
+            is_greeted: false,
+            mechanisms: &[],
+            is_held: false,
+        }
     }
 
     pub(in crate::protocol) fn token(protocol: &'a dyn Protocol) -> Self {
@@ -34,6 +62,7 @@ impl<'a> Case<'a> {
                 names => AllowedMechanisms::only(names),
             },
             database: None,
+            client: self.is_held.then(Held::credentials),
             opening: &[],
             is_greeted: self.is_greeted,
             channel_binding: None,

@@ -6,10 +6,10 @@
 use zeroize::Zeroizing;
 
 use super::{TurnedAway, begins_with, greeting, timestamp};
-use crate::protocol::client_login::{
-    CAPABILITIES_MAX, ClientDialogue, ClientProgress, OFFERED, SaslRequest, SaslVerdict, first_line,
-    first_word,
+use crate::protocol::client_dialogue::{
+    CAPABILITIES_MAX, ClientDialogue, ClientProgress, first_line, first_word, skipped, wrong,
 };
+use crate::protocol::client_sasl::{ClientCheck, OFFERED, SaslRequest, SaslVerdict};
 use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept};
 use crate::protocol::login::{LoginContext, LoginError, SecretKind, secret_message};
 use crate::protocol::sasl::Mechanism;
@@ -117,9 +117,11 @@ impl Pop3Login {
         }
         let to_client = match self.context.is_greeted {
             true => Vec::new(),
-            false => greeting(self.timestamp.as_deref()),
+            // APOP cannot be held to the password, and is not offered then.
+            false => greeting(self.timestamp.as_deref().filter(|_| self.context.client.is_none())),
         };
-        let client = Pop3Client::new(self.capabilities.as_deref().unwrap_or_default());
+        let check = ClientCheck::new(self.context.client.clone());
+        let client = Pop3Client::new(self.capabilities.as_deref().unwrap_or_default(), check);
         Ok(LoginProgress::SignedIn { to_client, client: Box::new(client) })
     }
 
@@ -185,13 +187,14 @@ struct Pop3Client {
     /// The answer to CAPA.
     capabilities: Vec<u8>,
     asked: Option<SaslRequest>,
+    check: ClientCheck,
 }
 
 /// Capabilities that are only of use before a login, and those that we have ourselves.
 const OF_LOGIN: [&str; 6] = ["SASL", "USER", "STLS", "UTF8", "LANG", "XCLIENT"];
 
 impl Pop3Client {
-    fn new(known: &[Vec<u8>]) -> Self {
+    fn new(known: &[Vec<u8>], check: ClientCheck) -> Self {
         let mut capabilities = format!("+OK\r\nUSER\r\nSASL {OFFERED}\r\n").into_bytes();
         let others = known.iter().filter(|line| !OF_LOGIN.iter().any(|word| begins_with(line, word)));
         for line in others.filter(|line| !line.is_empty() && !line.starts_with(b".")) {
@@ -201,12 +204,13 @@ impl Pop3Client {
             }
         }
         capabilities.extend_from_slice(b".\r\n");
-        Self { capabilities, asked: None }
+        Self { capabilities, asked: None, check }
     }
 
     fn answered(&mut self, question: SaslRequest, answer: &[u8], taken: usize) -> ClientProgress {
-        let words = match question.answer(answer) {
+        let words = match self.check.answer(question, answer) {
             SaslVerdict::Accepted => return logged_in(taken),
+            SaslVerdict::Rejected => return wrong(taken, FAILED),
             SaslVerdict::Ask(next) => return self.ask(next, taken),
             SaslVerdict::Cancelled => &b"-ERR cancelled\r\n"[..],
             SaslVerdict::Malformed => b"-ERR no base64\r\n",
@@ -236,6 +240,9 @@ impl Pop3Client {
     }
 }
 
+/// RFC 3206 §4.
+const FAILED: &[u8] = b"-ERR [AUTH] Authentication failed\r\n";
+
 fn logged_in(taken: usize) -> ClientProgress {
     ClientProgress::LoggedIn { taken, words: b"+OK Logged in\r\n".to_vec() }
 }
@@ -244,6 +251,19 @@ fn logged_in(taken: usize) -> ClientProgress {
 const WORD_MAX: usize = 16;
 
 impl ClientDialogue for Pop3Client {
+    fn before_login(&mut self, held: &[u8]) -> Result<Option<ClientProgress>, &'static str> {
+        if !self.check.is_strict() {
+            return Ok(None);
+        }
+        let line = first_line(held);
+        Ok(Some(match line {
+            Some((line, taken)) if line.eq_ignore_ascii_case(b"QUIT") => {
+                ClientProgress::Ask { taken, command: b"QUIT\r\n".to_vec() }
+            }
+            line => skipped(line.map(|(_, taken)| taken), b"-ERR Log in first\r\n"),
+        }))
+    }
+
     fn hear(&mut self, held: &[u8]) -> Result<ClientProgress, &'static str> {
         if let Some(question) = self.asked {
             let Some((line, taken)) = first_line(held) else { return Ok(ClientProgress::More) };
@@ -260,10 +280,21 @@ impl ClientDialogue for Pop3Client {
         }
         let Some((line, taken)) = first_line(held) else { return Ok(ClientProgress::More) };
         let words = match () {
-            () if is("PASS") || is("APOP") => return Ok(logged_in(taken)),
+            () if is("APOP") && self.check.is_strict() => {
+                return Ok(skipped(Some(taken), b"-ERR APOP is not offered, but USER and AUTH\r\n"));
+            }
+            () if is("PASS") => {
+                let password = line.get(verb.len() + 1..).unwrap_or_default();
+                let is_accepted = self.check.accepts_password(password);
+                return Ok(if is_accepted { logged_in(taken) } else { wrong(taken, FAILED) });
+            }
+            () if is("APOP") => return Ok(logged_in(taken)),
             () if is("AUTH") => return Ok(self.authenticate(&line[verb.len()..], taken)),
             () if is("CAPA") => self.capabilities.clone(),
-            () if is("USER") => b"+OK\r\n".to_vec(),
+            () if is("USER") => {
+                self.check.name(line[verb.len()..].trim_ascii());
+                b"+OK\r\n".to_vec()
+            }
             () => b"-ERR not offered here\r\n".to_vec(),
         };
         Ok(ClientProgress::Answer { taken, words })

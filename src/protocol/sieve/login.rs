@@ -6,10 +6,10 @@
 use zeroize::Zeroizing;
 
 use super::{TurnedAway, begins_with, text};
-use crate::protocol::client_login::{
-    CAPABILITIES_MAX, ClientDialogue, ClientProgress, OFFERED, SaslRequest, SaslVerdict, first_line,
-    first_word,
+use crate::protocol::client_dialogue::{
+    CAPABILITIES_MAX, ClientDialogue, ClientProgress, first_line, first_word, skipped, string, wrong,
 };
+use crate::protocol::client_sasl::{ClientCheck, OFFERED, SaslRequest, SaslVerdict};
 use crate::protocol::line_login::{LoginDialogue, LoginProgress, SaslExchange, kept};
 use crate::protocol::lines::{Framing, literal};
 use crate::protocol::login::{LoginContext, LoginError, secret_message};
@@ -78,7 +78,7 @@ impl SieveLogin {
             _ => None,
         };
         self.sasl.as_mut().expect("it was begun").succeeded(data.as_deref())?;
-        let client = SieveClient::new(&self.capabilities);
+        let client = SieveClient::new(&self.capabilities, ClientCheck::new(self.context.client.clone()));
         Ok(LoginProgress::SignedIn { to_client: client.capabilities.clone(), client: Box::new(client) })
     }
 
@@ -132,25 +132,6 @@ fn quoted(base64: &[u8]) -> Zeroizing<Vec<u8>> {
     }
 }
 
-/// The string that `bytes` begin with, quoted or a literal, and what follows it.
-fn string(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
-    if bytes.starts_with(b"{") {
-        let (announced, length) = first_line(bytes)?;
-        let (value, rest) = bytes[length..].split_at_checked(literal(announced)?)?;
-        return Some((value.to_vec(), rest));
-    }
-    let mut value = Vec::new();
-    let mut inside = bytes.strip_prefix(b"\"")?.iter().enumerate();
-    while let Some((index, byte)) = inside.next() {
-        match byte {
-            b'"' => return Some((value, &bytes[index + 2..])),
-            b'\\' => value.push(*inside.next()?.1),
-            _ => value.push(*byte),
-        }
-    }
-    None
-}
-
 /// The response code behind OK, NO or BYE, from its name on; empty if there is none.
 fn code(line: &[u8]) -> &[u8] {
     let rest = line.iter().position(|byte| *byte == b' ').map_or(&b""[..], |at| &line[at..]);
@@ -163,20 +144,22 @@ struct SieveClient {
     /// The greeting, and the answer to CAPABILITY.
     capabilities: Vec<u8>,
     asked: Option<SaslRequest>,
+    check: ClientCheck,
 }
 
 impl SieveClient {
-    fn new(known: &[u8]) -> Self {
+    fn new(known: &[u8], check: ClientCheck) -> Self {
         let capabilities =
             [known, format!("\"SASL\" \"{OFFERED}\"\r\nOK \"ambassador ready.\"\r\n").as_bytes()].concat();
-        Self { capabilities, asked: None }
+        Self { capabilities, asked: None, check }
     }
 
     fn answered(&mut self, question: SaslRequest, answer: &[u8], taken: usize) -> ClientProgress {
-        let words = match question.answer(answer) {
+        let words = match self.check.answer(question, answer) {
             SaslVerdict::Accepted => {
                 return ClientProgress::LoggedIn { taken, words: b"OK \"Logged in.\"\r\n".to_vec() };
             }
+            SaslVerdict::Rejected => return wrong(taken, b"NO \"Authentication failed.\"\r\n"),
             SaslVerdict::Ask(next) => return self.ask(next, taken),
             SaslVerdict::Cancelled => &b"NO \"Cancelled.\"\r\n"[..],
             SaslVerdict::Malformed => b"NO \"No base64.\"\r\n",
@@ -223,6 +206,19 @@ fn command_end(held: &[u8]) -> Option<usize> {
 const WORD_MAX: usize = 16;
 
 impl ClientDialogue for SieveClient {
+    fn before_login(&mut self, held: &[u8]) -> Result<Option<ClientProgress>, &'static str> {
+        if !self.check.is_strict() {
+            return Ok(None);
+        }
+        let end = command_end(held);
+        Ok(Some(match end {
+            Some(taken) if held[..taken].trim_ascii_end().eq_ignore_ascii_case(b"LOGOUT") => {
+                ClientProgress::Ask { taken, command: b"LOGOUT\r\n".to_vec() }
+            }
+            end => skipped(end, b"NO \"Log in first.\"\r\n"),
+        }))
+    }
+
     fn hear(&mut self, held: &[u8]) -> Result<ClientProgress, &'static str> {
         if let Some(question) = self.asked {
             let Some(taken) = command_end(held) else { return Ok(ClientProgress::More) };

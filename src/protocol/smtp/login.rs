@@ -2,17 +2,19 @@
 //!
 //! Sources: RFC 4954 (AUTH: the initial response and its length §4, codes §6), RFC 5321 (replies §4.2, lines §4.5.3.1),
 //! RFC 2033 (LMTP). `AUTH=` instead of `AUTH ` is what servers announced before RFC 2554, and some still announce both.
-//! What the client is told is decided in `placeholder_auth`.
+//! What the client is told is decided in `client`.
 
 use core::net::IpAddr;
 
 use zeroize::Zeroizing;
 
+use super::client::SmtpClient;
 use super::ehlo_name::EhloName;
-use super::placeholder_auth::PlaceholderAuth;
 use super::{Dialect, TurnedAway, is_keyword};
+use crate::protocol::client_sasl::ClientCheck;
+use crate::protocol::line_login::{kept, signed_in};
 use crate::protocol::lines::{Lines, SAID_MAX, reply};
-use crate::protocol::login::{Login, LoginContext, LoginError, LoginStep, SignedIn, secret_message};
+use crate::protocol::login::{Login, LoginContext, LoginError, LoginStep, secret_message};
 use crate::protocol::sasl::{Exchange, base64, from_base64};
 
 /// One login.
@@ -56,21 +58,14 @@ const fn malformed(reason: &'static str) -> LoginError {
 
 impl MailLogin {
     pub(super) fn new(dialect: Dialect, name: EhloName, context: LoginContext<'_>) -> Self {
-        let LoginContext { credentials, mechanisms, is_greeted, channel_binding, nonce, .. } = context;
+        let context = kept(context);
+        let expects = if context.is_greeted { Expects::Capabilities } else { Expects::Greeting };
         Self {
             dialect,
             name,
-            context: LoginContext {
-                credentials,
-                mechanisms,
-                database: None,
-                opening: &[],
-                is_greeted,
-                channel_binding,
-                nonce,
-            },
+            context,
             lines: Lines::default(),
-            expects: if is_greeted { Expects::Capabilities } else { Expects::Greeting },
+            expects,
             greeting: Vec::new(),
             offered: Vec::new(),
             said: Vec::new(),
@@ -169,15 +164,9 @@ impl MailLogin {
     }
 
     fn signed_in(&mut self) -> LoginStep {
-        let mut to_client = std::mem::take(&mut self.greeting);
-        to_client.extend_from_slice(self.lines.rest());
-        let dialogue: Box<PlaceholderAuth> = Box::default();
-        LoginStep::SignedIn(SignedIn {
-            to_client,
-            to_server: Vec::new(),
-            dialogue: Some(dialogue),
-            ..SignedIn::default()
-        })
+        let to_client = std::mem::take(&mut self.greeting);
+        let client = SmtpClient::new(ClientCheck::new(self.context.client.clone()));
+        signed_in(to_client, self.lines.rest(), Box::new(client))
     }
 }
 

@@ -309,23 +309,44 @@ pub(super) fn postfix_files(plan: &Plan<'_>, settings: &str, listening: &str) ->
 /// IMAP behind a PROXY header on port 4, IMAP and POP3 with TLS from the first byte on 5 and 6.
 pub(crate) fn dovecot() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
-    shared(&SHARED, || dovecot_with("auth_mechanisms = plain apop cram-md5\n"))
+    shared(&SHARED, || dovecot_with("auth_mechanisms = plain apop cram-md5\n", &[]))
 }
 
 /// The same with mechanisms of its own.
 pub(crate) fn dovecot_with_scram() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
-    shared(&SHARED, || dovecot_with("auth_mechanisms = plain login scram-sha-256\n"))
+    shared(&SHARED, || dovecot_with("auth_mechanisms = plain login scram-sha-256\n", &[]))
 }
 
 /// The same that lets each user have one session of a protocol.
 pub(crate) fn full_dovecot() -> Server {
-    dovecot_with("auth_mechanisms = plain\nmail_max_userip_connections = 1\n")
+    dovecot_with("auth_mechanisms = plain\nmail_max_userip_connections = 1\n", &[])
+}
+
+/// The same that takes OAuth tokens by these mechanisms, and has each checked as these settings of its `oauth2` say.
+pub(crate) fn dovecot_with_oauth2(mechanisms: &str, settings: &str, files: &[(&str, &str)]) -> Server {
+    let files = [files, &[("oauth2.conf", settings)]].concat();
+    dovecot_with(&format!("auth_mechanisms = {mechanisms}\n{OAUTH2_PASSDB}"), &files)
+}
+
+/// Dovecot's settings for tokens; they are in `oauth2.conf` of its directory, which is written in place of DIR.
+pub(super) const OAUTH2_PASSDB: &str =
+    "passdb {\n driver = oauth2\n mechanisms = xoauth2 oauthbearer\n args = DIR/oauth2.conf\n}\n";
+
+/// Writes these files into the server's directory, and puts that in place of DIR in them. Dovecot reads them as a user of its own.
+pub(super) fn write_files(plan: &Plan<'_>, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        let path = plan.dir.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        plan.write(name, &text.replace("DIR", &plan.dir.display().to_string()));
+    }
 }
 
 /// Without Dovecot's penalty, by which a rejected login delays all others of the same address for up to 15 s.
-fn dovecot_with(more: &str) -> Server {
+fn dovecot_with(more: &str, files: &[(&str, &str)]) -> Server {
     Server::start(7, None, "TERM", |plan| {
+        write_files(plan, files);
+        let more = more.replace("DIR", &plan.dir.display().to_string());
         let account = Account::of("mail", "base-files");
         fs::create_dir_all(plan.dir.join("home")).expect("a directory");
         give(&plan.dir.join("home"), account.as_ref());

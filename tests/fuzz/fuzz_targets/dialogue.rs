@@ -216,6 +216,7 @@ fn sign_in(
             credentials,
             mechanisms: Default::default(),
             database: None,
+            client: None,
             opening: client,
             is_greeted,
             channel_binding: None,

@@ -9,6 +9,7 @@ fn login(opening: &[u8]) -> StartLogin {
         credentials: LoginCredentials { user: "app".into(), secret },
         mechanisms: Default::default(),
         database: None,
+        client: None,
         opening,
         is_greeted: false,
         channel_binding: None,

@@ -304,3 +304,66 @@ fn no_bytes_whatever_make_it_panic() {
     let client = "a LOGIN {3}\r\nabc {2+}\r\nxy\r\nb AUTHENTICATE PLAIN\r\n=\r\nc NOOP\r\nd ID NIL\r\ne CAPABILITY\r\n";
     bears_any_client(usual, client);
 }
+
+/// The client is held to `printer` and `tray 2`.
+fn held() -> SignedIn {
+    let ask = "* CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN\r\namb2 OK\r\n";
+    let said = format!("amb3 AUTHENTICATE PLAIN {PLAIN}\r\n");
+    let turns = [("", "amb2 CAPABILITY\r\n"), (ask, &*said), ("amb3 OK in\r\n", "")];
+    Case { is_held: true, ..greeted() }.talk(&turns).expect("a login that succeeds")
+}
+
+#[test]
+fn a_client_that_is_held_to_its_login_gets_nothing_to_the_server_before() {
+    const FAILED: &str = "a NO [AUTHENTICATIONFAILED] Authentication failed\r\n";
+    for (said, told) in [
+        ("a LOGIN printer wrong\r\n", FAILED.to_owned()),
+        ("a LOGIN printer \"tray 3\"\r\n", FAILED.into()),
+        ("a LOGIN \"\" \"\"\r\n", FAILED.into()),
+        ("a LOGIN printer {6+}\r\ntray 3\r\n", FAILED.into()),
+        ("a LOGIN printer\r\n", "a BAD LOGIN has a user and a password\r\n".into()),
+        ("a LOGIN printer \"tray 2\" x\r\n", "a BAD LOGIN has a user and a password\r\n".into()),
+        ("a LOGIN printer \"tray 2\r\n", "a BAD LOGIN has a user and a password\r\n".into()),
+        ("a AUTHENTICATE PLAIN AHByaW50ZXIAdHJheSAz\r\n", FAILED.into()),
+        ("a AUTHENTICATE PLAIN =\r\n", FAILED.into()),
+        (
+            "a AUTHENTICATE LOGIN\r\ncHJpbnRlcg==\r\ndHJheSAz\r\n",
+            format!("+ VXNlcm5hbWU6\r\n+ UGFzc3dvcmQ6\r\n{FAILED}"),
+        ),
+        ("a SELECT INBOX\r\n", "a BAD Please log in first\r\n".into()),
+        ("a APPEND INBOX {10}\r\n", "a BAD Please log in first\r\n".into()),
+        // What follows unasked belongs to the command, and is not read as another.
+        ("a APPEND INBOX {12+}\r\nb SELECT x\r\n\r\n", "a BAD Please log in first\r\n".into()),
+        ("a LOGOUT now\r\n", "a BAD Please log in first\r\n".into()),
+        ("nonsense\r\n", "nonsense BAD Please log in first\r\n".into()),
+        (" x\r\n", "* BAD Please log in first\r\n".into()),
+        ("\r\n", "* BAD Please log in first\r\n".into()),
+        ("a\rb SELECT x\r\n", "* BAD Please log in first\r\n".into()),
+        ("a STARTTLS\r\n", "a BAD there is no TLS on this connection\r\n".into()),
+    ] {
+        assert_eq!(client_says(held, said), (told.clone(), String::new(), false), "{said:?}");
+        for right in [
+            "z LOGIN printer \"tray 2\"\r\n",
+            "z LOGIN {7+}\r\nprinter {6+}\r\ntray 2\r\n",
+            "z AUTHENTICATE PLAIN AHByaW50ZXIAdHJheSAy\r\n",
+        ] {
+            let (answers, passed, is_over) = client_says(held, &format!("{said}{right}x SELECT INBOX\r\n"));
+            assert_eq!(answers, format!("{told}z OK Logged in\r\n"), "{said:?}");
+            assert_eq!((&*passed, is_over), ("x SELECT INBOX\r\n", true));
+        }
+    }
+    let mut dialogue = held().dialogue.unwrap();
+    let mut out = Outbox::default();
+    dialogue.on_downstream(b"a LOGOUT\r\nb SELECT x\r\n", &mut out).unwrap();
+    dialogue.on_upstream(b"* BYE\r\na OK\r\n", &mut out).unwrap();
+    assert_eq!(out.to_upstream, b"a LOGOUT\r\n");
+    assert!(out.to_downstream.starts_with(b"* BYE\r\n") && dialogue.denied().is_some());
+}
+
+#[test]
+fn no_bytes_whatever_get_past_the_login() {
+    bears_any_client(
+        held,
+        "a LOGIN {3+}\r\nabc {2+}\r\nxy\r\nb AUTHENTICATE PLAIN\r\n=\r\nc SELECT x\r\nd APPEND y {3+}\r\nabc\r\ne LOGOUT\r\n",
+    );
+}

@@ -13,6 +13,7 @@ fn login(opening: &[u8]) -> SimpleBind {
         credentials: LoginCredentials { user: OWN.into(), secret },
         mechanisms: Default::default(),
         database: None,
+        client: None,
         opening,
         is_greeted: false,
         channel_binding: None,

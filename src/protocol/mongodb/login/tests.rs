@@ -11,6 +11,7 @@ fn login(opening: &[u8], database: Option<&str>) -> ScramLogin {
         credentials: LoginCredentials { user: "user".into(), secret },
         mechanisms: Default::default(),
         database,
+        client: None,
         opening,
         is_greeted: false,
         channel_binding: None,

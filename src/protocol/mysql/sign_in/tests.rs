@@ -75,6 +75,7 @@ fn context(secret: Secret, opening: &[u8]) -> LoginContext<'_> {
         credentials: LoginCredentials { user: "ours".into(), secret },
         mechanisms: Default::default(),
         database: None,
+        client: None,
         opening,
         is_greeted: true,
         channel_binding: None,

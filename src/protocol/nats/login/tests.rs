@@ -10,6 +10,7 @@ fn login(is_greeted: bool) -> ConnectLogin {
         credentials: LoginCredentials { user: "app".into(), secret },
         mechanisms: Default::default(),
         database: None,
+        client: None,
         opening: b"",
         is_greeted,
         channel_binding: None,

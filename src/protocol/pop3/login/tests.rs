@@ -186,3 +186,48 @@ fn no_bytes_whatever_make_it_panic() {
         "CAPA\r\nAUTH PLAIN\r\n=\r\nAUTH LOGIN eA==\r\n*\r\nUSER x\r\nPASS y\r\nSTAT\r\n",
     );
 }
+
+/// The client is held to `printer` and `tray 2`.
+fn held() -> SignedIn {
+    let said = format!("AUTH PLAIN {PLAIN}\r\n");
+    let turns =
+        [("+OK hi <1.2@mx.test>\r\n", "CAPA\r\n"), ("+OK\r\nSASL PLAIN\r\n.\r\n", &*said), ("+OK\r\n", "")];
+    let signed_in = Case { is_held: true, ..Case::password(&Pop3) }.talk(&turns).expect("a login");
+    assert_eq!(signed_in.to_client, b"+OK ambassador ready\r\n", "without APOP");
+    signed_in
+}
+
+#[test]
+fn a_client_that_is_held_to_its_login_gets_nothing_to_the_server_before() {
+    const FAILED: &str = "-ERR [AUTH] Authentication failed\r\n";
+    const FIRST: &str = "-ERR Log in first\r\n";
+    for (said, told) in [
+        ("USER printer\r\nPASS tray 3\r\n", format!("+OK\r\n{FAILED}")),
+        ("USER root\r\nPASS tray 2\r\n", format!("+OK\r\n{FAILED}")),
+        ("PASS tray 2\r\n", FAILED.into()),
+        ("USER printer\r\nPASS\r\n", format!("+OK\r\n{FAILED}")),
+        ("AUTH PLAIN AHByaW50ZXIAdHJheSAz\r\n", FAILED.into()),
+        ("AUTH PLAIN\r\n=\r\n", format!("+ \r\n{FAILED}")),
+        ("APOP printer 0123\r\n", "-ERR APOP is not offered, but USER and AUTH\r\n".into()),
+        ("STAT\r\n", FIRST.into()),
+        ("\r\n", FIRST.into()),
+        ("QUIT now\r\n", FIRST.into()),
+        ("a-word-that-is-no-command-of-pop3\r\n", FIRST.into()),
+    ] {
+        assert_eq!(client_says(held, said), (told.clone(), String::new(), false), "{said:?}");
+        for (right, answers) in [
+            ("USER printer\r\nPASS tray 2\r\n", "+OK\r\n+OK Logged in\r\n"),
+            ("AUTH PLAIN AHByaW50ZXIAdHJheSAy\r\n", "+OK Logged in\r\n"),
+        ] {
+            let (heard, passed, is_over) = client_says(held, &format!("{said}{right}STAT\r\n"));
+            assert_eq!(heard, format!("{told}{answers}"), "{said:?}");
+            assert_eq!((&*passed, is_over), ("STAT\r\n", true));
+        }
+    }
+    assert_eq!(client_says(held, "quit\r\nSTAT\r\n"), (String::new(), "QUIT\r\n".into(), false));
+}
+
+#[test]
+fn no_bytes_whatever_get_past_the_login() {
+    bears_any_client(held, "STAT\r\nAUTH PLAIN\r\n=\r\nAUTH LOGIN eA==\r\n*\r\nUSER x\r\nPASS y\r\nQUIT\r\n");
+}

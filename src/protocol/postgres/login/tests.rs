@@ -44,6 +44,7 @@ impl Case<'_> {
             credentials: LoginCredentials { user: "app".into(), secret },
             mechanisms: self.mechanisms.clone(),
             database: self.database,
+            client: None,
             opening: &self.opening,
             is_greeted: false,
             channel_binding: self.binding.clone(),

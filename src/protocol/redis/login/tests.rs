@@ -12,6 +12,7 @@ fn login(user: &str, opening: &[u8]) -> AuthLogin {
         credentials: LoginCredentials { user: user.into(), secret },
         mechanisms: Default::default(),
         database: None,
+        client: None,
         opening,
         is_greeted: false,
         channel_binding: None,

@@ -151,3 +151,40 @@ fn no_bytes_whatever_make_it_panic() {
         "NOOP\r\nCAPABILITY\r\nAUTHENTICATE \"PLAIN\"\r\n\"=\"\r\nAUTHENTICATE {5+}\r\nLOGIN {2+}\r\nab\r\n";
     bears_any_client(usual, client);
 }
+
+/// The client is held to `printer` and `tray 2`.
+fn held() -> SignedIn {
+    let (greeting, said) = (greeting("PLAIN LOGIN"), format!("AUTHENTICATE \"PLAIN\" \"{PLAIN}\"\r\n"));
+    let turns = [BEGIN, (&*greeting, &*said), ("OK \"Logged in.\"\r\n", "")];
+    Case { is_held: true, is_greeted: true, ..Case::password(&Sieve) }.talk(&turns).expect("a login")
+}
+
+#[test]
+fn a_client_that_is_held_to_its_login_gets_nothing_to_the_server_before() {
+    const FAILED: &str = "NO \"Authentication failed.\"\r\n";
+    const FIRST: &str = "NO \"Log in first.\"\r\n";
+    for (said, told) in [
+        ("AUTHENTICATE \"PLAIN\" \"AHByaW50ZXIAdHJheSAz\"\r\n", FAILED),
+        ("AUTHENTICATE \"PLAIN\" {1+}\r\n=\r\n", FAILED),
+        ("LISTSCRIPTS\r\n", FIRST),
+        ("PUTSCRIPT \"s\" {13+}\r\nLISTSCRIPTS\r\n\r\n", FIRST),
+        ("LOGOUT now\r\n", FIRST),
+        ("\r\n", FIRST),
+        ("a-word-that-is-no-command\r\n", FIRST),
+    ] {
+        assert_eq!(client_says(held, said), (told.into(), String::new(), false), "{said:?}");
+        let right = "AUTHENTICATE \"PLAIN\" \"AHByaW50ZXIAdHJheSAy\"\r\nLISTSCRIPTS\r\n";
+        let (heard, passed, is_over) = client_says(held, &format!("{said}{right}"));
+        assert_eq!(heard, format!("{told}OK \"Logged in.\"\r\n"), "{said:?}");
+        assert_eq!((&*passed, is_over), ("LISTSCRIPTS\r\n", true));
+    }
+    assert_eq!(client_says(held, "LOGOUT\r\nLISTSCRIPTS\r\n"), (String::new(), "LOGOUT\r\n".into(), false));
+}
+
+#[test]
+fn no_bytes_whatever_get_past_the_login() {
+    bears_any_client(
+        held,
+        "LISTSCRIPTS\r\nAUTHENTICATE \"PLAIN\" {1+}\r\n=\r\nPUTSCRIPT \"s\" {3+}\r\nabc\r\nLOGOUT\r\n",
+    );
+}

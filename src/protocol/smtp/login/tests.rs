@@ -1,6 +1,7 @@
 //! Logins as Postfix 3.7 with Dovecot 2.3, Exchange Online and Gmail have them.
 
 use super::*;
+use crate::protocol::SignedIn;
 use crate::protocol::login::{LoginCredentials, Secret, SecretKind};
 
 const EHLO: &str = "250-mx.test\r\n250-PIPELINING\r\n250-AUTH PLAIN LOGIN\r\n250 SMTPUTF8\r\n";
@@ -11,6 +12,7 @@ fn login_with(kind: SecretKind, secret: &str, is_greeted: bool) -> MailLogin {
         credentials: LoginCredentials { user: "app".into(), secret },
         mechanisms: Default::default(),
         database: None,
+        client: None,
         opening: &[],
         is_greeted,
         channel_binding: None,

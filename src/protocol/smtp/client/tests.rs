@@ -1,14 +1,34 @@
 //! Clients as smtplib, msmtp, swaks and devices are, by their lines.
 
 use super::*;
+use crate::protocol::client_login::ClientLogin;
+use crate::protocol::line_login::tests::{Held, bears_any_client};
+use crate::protocol::{Dialogue, Outbox, SignedIn};
 
-#[derive(Default)]
+const ASK_USER: &str = "334 VXNlcm5hbWU6\r\n";
+const ASK_PASSWORD: &str = "334 UGFzc3dvcmQ6\r\n";
+
 struct Talking {
-    auth: PlaceholderAuth,
+    auth: ClientLogin,
     out: Outbox,
 }
 
+impl Default for Talking {
+    fn default() -> Self {
+        Self::with(ClientCheck::default())
+    }
+}
+
 impl Talking {
+    fn with(check: ClientCheck) -> Self {
+        Self { auth: ClientLogin::new(Box::new(SmtpClient::new(check)), &[]), out: Outbox::default() }
+    }
+
+    /// A client that is held to its login.
+    fn held() -> Self {
+        Self::with(ClientCheck::new(Some(Held::credentials())))
+    }
+
     /// What goes to the server and to the client.
     fn take(&mut self) -> (String, String) {
         let Outbox { to_downstream, to_upstream } = std::mem::take(&mut self.out);
@@ -140,25 +160,27 @@ fn no_answer_of_ours_overtakes_the_servers() {
             ("RSET\r\n", "250-mx\r\n250 AUTH PLAIN LOGIN\r\n")
         );
         let (to_server, to_client) = talking.server("250 reset\r\n", portion);
-        assert_eq!(to_server, "NOOP\r\nMAIL FROM:<>\r\nRCPT", "behind the last own answer nothing waits");
+        assert_eq!(to_server, "NOOP\r\n");
         assert_eq!(
             to_client,
             format!("250 reset\r\n{ASK_USER}{ASK_PASSWORD}235 2.7.0 Authentication successful\r\n")
         );
         assert!(!talking.auth.is_finished(), "a reply is under way");
-        assert_eq!(talking.client(" TO:<b>\r\n", portion).0, " TO:<b>\r\n");
-        assert_eq!(talking.server("250 noop\r\n250 ok\r\n", portion).1, "250 noop\r\n250 ok\r\n");
+        let (to_server, to_client) = talking.server("250 noop\r\n", portion);
+        assert_eq!((to_server.as_str(), to_client.as_str()), ("MAIL FROM:<>\r\nRCPT", "250 noop\r\n"));
         assert!(talking.auth.is_finished());
+        assert_eq!(talking.client(" TO:<b>\r\n", portion).0, " TO:<b>\r\n");
+        assert_eq!(talking.server("250 ok\r\n", portion).1, "250 ok\r\n");
     }
 }
 
 #[test]
 fn lines_and_commands_are_bounded() {
-    let fails = |bytes: &[u8]| PlaceholderAuth::default().on_downstream(bytes, &mut Outbox::default());
+    let fails = |bytes: &[u8]| Talking::default().auth.on_downstream(bytes, &mut Outbox::default());
     assert!(fails(format!("AUTH PLAIN {}", "A".repeat(AUTH_LINE_MAX)).as_bytes()).is_err());
     assert!(fails(format!("AUTH LOGIN\r\n{}", "A".repeat(AUTH_LINE_MAX + 1)).as_bytes()).is_err());
-    assert!(fails("AUTH\r\n".repeat(ANSWERS_MAX + 1).as_bytes()).is_err());
-    assert!(fails("NOOP\r\n".repeat(HELD_MAX / 6 + 2).as_bytes()).is_err());
+    assert!(fails("AUTH\r\n".repeat(65).as_bytes()).is_err());
+    assert!(fails("NOOP\r\n".repeat(64 * 1024 / 6 + 3).as_bytes()).is_err());
     let mut talking = Talking::default();
     let longest = format!("AUTH PLAIN {}\r\n", "A".repeat(AUTH_LINE_MAX - 16));
     assert!(longest.len() > AUTH_LINE_MAX - 8 && longest.len() <= AUTH_LINE_MAX);
@@ -166,16 +188,14 @@ fn lines_and_commands_are_bounded() {
     let long = "X".repeat(LINE_MAX + 1);
     assert_eq!(talking.client(&long, 100).0, long);
     assert!(talking.auth.is_finished());
-    // A server that sends no lines, or none of a reply.
-    for nonsense in
-        ["2".repeat(LINE_MAX + 10), format!("250-{}", "x".repeat(LINE_MAX)), "nonsense\r\n".into()]
-    {
-        let mut talking = Talking::default();
-        talking.client("EHLO x\r\nAUTH PLAIN", 1000);
-        let (to_server, to_client) = talking.server(&nonsense, 100);
-        assert_eq!((to_server.as_str(), to_client), ("AUTH PLAIN", nonsense));
-        assert!(talking.auth.is_finished());
-    }
+    // A server that sends no line of a reply, or none at all.
+    let mut talking = Talking::default();
+    talking.client("EHLO x\r\nAUTH PLAIN", 1000);
+    assert_eq!(talking.server("nonsense\r\n", 100), ("AUTH PLAIN".into(), "nonsense\r\n".into()));
+    assert!(talking.auth.is_finished());
+    let mut endless = Talking::default();
+    endless.client("EHLO x\r\n", 1000);
+    assert!(endless.auth.on_upstream(&[b'2'; 17_000], &mut Outbox::default()).is_err());
 }
 
 #[test]
@@ -207,7 +227,7 @@ fn no_bytes_panic_and_none_are_lost() {
         "M",
     ];
     for _ in 0..20_000 {
-        let (mut auth, mut out) = (PlaceholderAuth::default(), Outbox::default());
+        let Talking { mut auth, mut out } = Talking::default();
         let mut from_client = 0;
         for _ in 0..random.usize(..20) {
             let bytes = match random.u8(..6) {
@@ -223,7 +243,79 @@ fn no_bytes_panic_and_none_are_lost() {
             };
             done.unwrap();
         }
-        assert!(out.to_upstream.len() + auth.held.len() <= from_client);
-        assert!(!auth.is_finished() || auth.held.is_empty() && auth.line.is_empty());
+        assert!(out.to_upstream.len() <= from_client);
     }
+}
+
+/// `tray 2` for `printer`, and something else.
+const RIGHT: &str = "AUTH PLAIN AHByaW50ZXIAdHJheSAy\r\n";
+const WRONG: &str = "AUTH PLAIN AHByaW50ZXIAdHJheSAz\r\n";
+const INVALID: &str = "535 5.7.8 Authentication credentials invalid\r\n";
+const REQUIRED: &str = "530 5.7.0 Authentication required\r\n";
+
+#[test]
+fn a_client_that_is_held_to_its_login_gets_nothing_to_the_server_before() {
+    for portion in [1, 1000] {
+        let mut talking = Talking::held();
+        assert_eq!(talking.client("EHLO x\r\n", portion).0, "EHLO x\r\n", "it asks what is offered");
+        assert_eq!(talking.server("250 mx\r\n", portion).1, "250-mx\r\n250 AUTH PLAIN LOGIN\r\n");
+        for (said, told) in [
+            (MAIL, REQUIRED),
+            ("MAIL FROM:<>\r\nRCPT TO:<b>\r\nDATA\r\n", &REQUIRED.repeat(3)),
+            ("VRFY root\r\n", REQUIRED),
+            ("STARTTLS\r\n", REQUIRED),
+            ("XCLIENT LOGIN=root\r\n", REQUIRED),
+            ("\r\n", REQUIRED),
+            ("QUIT now\r\n", REQUIRED),
+            ("NOOP\r\nRSET\r\n", "250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n"),
+            ("EHLO x\rMAIL FROM:<>\r\n", "501 5.5.2 That has control characters\r\n"),
+            (WRONG, INVALID),
+            ("AUTH PLAIN =\r\n", INVALID),
+            ("AUTH LOGIN\r\ncHJpbnRlcg==\r\ndHJheSAz\r\n", &[ASK_USER, ASK_PASSWORD, INVALID].concat()),
+        ] {
+            assert_eq!(talking.client(said, portion), (String::new(), told.into()), "{said:?}");
+            assert!(!talking.auth.is_finished() && talking.auth.denied().is_some(), "{said:?}");
+        }
+        let answers = [ASK_USER, ASK_PASSWORD, "235 2.7.0 Authentication successful\r\n"].concat();
+        talking.is_answered("AUTH LOGIN\r\ncHJpbnRlcg==\r\ndHJheSAy\r\n", &answers);
+        assert_eq!(talking.auth.denied(), None);
+        assert_eq!(talking.client(MAIL, portion).0, MAIL);
+        assert!(talking.auth.is_finished());
+    }
+}
+
+#[test]
+fn five_wrong_logins_are_the_end() {
+    let mut talking = Talking::held();
+    for _ in 0..4 {
+        talking.is_answered(WRONG, INVALID);
+    }
+    let mut out = Outbox::default();
+    let ended = talking.auth.on_downstream(format!("{WRONG}{RIGHT}{MAIL}").as_bytes(), &mut out);
+    assert_eq!(ended.unwrap_err().reason, "the client has sent five wrong logins");
+    assert_eq!((&*out.to_downstream, out.to_upstream.len()), (INVALID.as_bytes(), 0));
+    assert!(talking.auth.denied().is_some());
+}
+
+/// Scenario: a mail that follows BDAT unasked would be read as commands; and a server whose reply is not understood must not
+/// open the way.
+#[test]
+fn what_is_not_understood_opens_no_way() {
+    let bdat = "BDAT 20 LAST\r\nMAIL FROM:<a@b>\r\n";
+    assert!(Talking::held().auth.on_downstream(bdat.as_bytes(), &mut Outbox::default()).is_err());
+    let mut talking = Talking::held();
+    talking.client("EHLO x\r\n", 1000);
+    assert!(talking.auth.on_upstream(b"nonsense\r\n", &mut Outbox::default()).is_err());
+    let mut quit = Talking::held();
+    assert_eq!(quit.client("quit\r\nMAIL FROM:<>\r\n", 1).0, "quit\r\n");
+    assert_eq!(quit.server("221 bye\r\n", 1), (String::new(), format!("221 bye\r\n{REQUIRED}")));
+}
+
+#[test]
+fn no_bytes_whatever_get_past_the_login() {
+    let held = || {
+        let dialogue: Box<dyn Dialogue> = Box::new(Talking::held().auth);
+        SignedIn { dialogue: Some(dialogue), ..SignedIn::default() }
+    };
+    bears_any_client(held, &format!("{WRONG}{MAIL}AUTH LOGIN\r\n=\r\n=\r\nQUIT\r\nRCPT TO:<b>\r\n"));
 }
