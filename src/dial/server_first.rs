@@ -3,7 +3,6 @@
 
 use crate::cluster::{DialError, Lease, Ready};
 use crate::credentials::LoginPermit;
-use crate::metrics::ClusterMetrics;
 use crate::protocol::{Greeting, UpgradeRequest};
 use crate::sys::Socket;
 use crate::tls::IdentityChoice;
@@ -67,7 +66,7 @@ impl ServerFirstUpgrade {
             let signed_in =
                 Box::pin(sign_in(ready, settings, lease.endpoint(), who, &opening, None, record)).await;
             let result = signed_in.as_ref().map_or_else(DialError::login_result, |()| LOGIN_OK);
-            ClusterMetrics::record_login(&settings.name, result);
+            lease.cluster().metrics().record_login(result);
             match signed_in {
                 Ok(()) if ready.is_refused() => permit.give_back(),
                 Ok(()) => permit.accept(),

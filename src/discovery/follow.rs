@@ -80,7 +80,7 @@ struct Following {
     cluster: Arc<Cluster>,
     services: DiscoveryServices,
     rng: Rng,
-    metrics: DiscoveryMetrics,
+    metrics: Arc<DiscoveryMetrics>,
     service: Option<Asking>,
     file: Option<WatchedFile>,
     targets: Vec<Target>,
@@ -132,8 +132,7 @@ enum Event {
 impl Following {
     fn new(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng) -> Option<Self> {
         let source = cluster.settings().source.clone()?;
-        let metrics =
-            DiscoveryMetrics::new(&cluster.settings().name, QueryResult::ALL.map(QueryResult::label));
+        let metrics = DiscoveryMetrics::of(&cluster.settings().name);
         let mut following = Self {
             // The endpoints it was configured with, or those known before a reload.
             applied: cluster.endpoints().iter().map(|endpoint| endpoint.settings().clone()).collect(),

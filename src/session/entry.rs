@@ -112,7 +112,7 @@ impl Destination {
 /// Metrics and byte counts of the sessions from one listener to one cluster, over all routes.
 #[derive(Debug)]
 pub(crate) struct DestinationCounters {
-    pub(super) metrics: DestinationMetrics,
+    pub(super) metrics: Arc<DestinationMetrics>,
     /// Bytes of ended sessions.
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
@@ -122,7 +122,7 @@ impl DestinationCounters {
     /// There must be only one for a listener and cluster, as it sets the metrics' absolute values.
     #[must_use]
     pub(crate) fn of(listener: &ListenerName, cluster: &ClusterName) -> Arc<Self> {
-        let metrics = DestinationMetrics::new(listener, cluster);
+        let metrics = DestinationMetrics::of(listener, cluster);
         Arc::new(Self { metrics, sent: AtomicU64::new(0), received: AtomicU64::new(0) })
     }
 }

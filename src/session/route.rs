@@ -44,7 +44,7 @@ pub(crate) struct Route {
     settings: Settings,
     /// At least one, and exactly one without CONNECT requests.
     destinations: Vec<Arc<Destination>>,
-    metrics: ListenerMetrics,
+    metrics: Arc<ListenerMetrics>,
     ids: Arc<SessionIds>,
     table: Arc<SessionTable>,
     /// The numbers, within the table, of the routes whose sessions are its own: from its first predecessor to itself.
@@ -80,7 +80,7 @@ impl Route {
         table: Arc<SessionTable>,
         before: Option<&Self>,
     ) -> Arc<Self> {
-        let metrics = ListenerMetrics::new(&settings.listener);
+        let metrics = ListenerMetrics::of(&settings.listener);
         let destinations = destinations.into_iter().map(Arc::new).collect();
         let number = table.number_route();
         let before = before.filter(|before| Arc::ptr_eq(&before.table, &table));
@@ -117,7 +117,7 @@ impl Route {
     }
 
     #[must_use]
-    pub(crate) const fn metrics(&self) -> &ListenerMetrics {
+    pub(crate) fn metrics(&self) -> &ListenerMetrics {
         &self.metrics
     }
 
