@@ -147,7 +147,7 @@ impl Credentials {
         user.publish_expiry();
         known.users.push(user);
         drop(known);
-        self.refresh();
+        self.0.wanted.notify_one();
     }
 
     /// Shows these credentials in [`Self::view`], as long as they exist.

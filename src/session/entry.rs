@@ -90,8 +90,8 @@ impl SessionEntry {
         self.cluster().is_some_and(|own| own.is_same_lineage(cluster))
     }
 
-    pub(super) fn counts_for(&self, counters: &Arc<DestinationCounters>) -> bool {
-        self.destination.get().is_some_and(|own| Arc::ptr_eq(&own.counters, counters))
+    pub(super) fn counters(&self) -> Option<&Arc<DestinationCounters>> {
+        self.destination.get().map(|destination| &destination.counters)
     }
 }
 
