@@ -237,16 +237,21 @@ impl Credentials {
         let mut has_changed = false;
         let parts = self.known().parts();
         let until = clock::now() + PATIENCE;
-        for WatchedCredential { part, is_latest } in parts {
-            let refreshed = match part.is_from_agent() {
-                true => None,
-                false => Some(hung.refresh(&part, until).await),
-            };
-            if is_latest {
-                has_changed |= self.known().record_result(&part, refreshed, clock::now(), clock::wall());
-            }
-            // An older credential of the same name has the same files, whose result is reported for the latest.
+        let (from_agents, with_files): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|watched| watched.part.is_from_agent());
+        for WatchedCredential { part, .. } in from_agents.into_iter().filter(|watched| watched.is_latest) {
+            has_changed |= self.known().record_result(&part, None, clock::now(), clock::wall());
         }
+        let (latest, older): (Vec<_>, Vec<_>) = with_files.into_iter().partition(|watched| watched.is_latest);
+        let parts = |watched: Vec<WatchedCredential>| {
+            watched.into_iter().map(|watched| watched.part).collect::<Vec<_>>()
+        };
+        let record = |part: &CredentialSource, refreshed| {
+            has_changed |= self.known().record_result(part, Some(refreshed), clock::now(), clock::wall());
+        };
+        hung.refresh_all(&parts(latest), until, record).await;
+        // An older credential of the same name has the same files, whose result is reported for the latest.
+        hung.refresh_all(&parts(older), until, |_, _| ()).await;
         let mut known = self.known();
         if has_changed {
             known.publish();
