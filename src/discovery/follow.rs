@@ -16,7 +16,7 @@ use fastrand::Rng;
 use tokio::task::{Id, JoinSet};
 
 use super::file::{Contents, WatchedFile};
-use super::found_endpoints::{ENDPOINTS_MAX, FoundEndpoints, endpoints};
+use super::found_endpoints::{FoundEndpoints, endpoints};
 use super::loop_detection::{DialLoop, LoopDetector};
 use super::name::{Family, FamilyAnswer, KnownName, NameAnswer};
 use super::query_result::QueryResult;
@@ -25,8 +25,8 @@ use super::srv::{self, SrvRecord};
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{
-    Cluster, DiscoveryStatus, EndpointSettings as Settings, Host, Origin, OriginKind, Source, SrvService,
-    Target,
+    Cluster, DiscoveryStatus, ENDPOINTS_MAX, EndpointSettings as Settings, Host, Origin, OriginKind, Source,
+    SrvService, Target,
 };
 use crate::drain::DrainWatch;
 use crate::metrics::DiscoveryMetrics;
@@ -397,7 +397,10 @@ impl Following {
         if has_names_settled && (!found.is_empty() || self.targets.is_empty()) {
             self.outgoing.clear();
         }
-        let is_new = |one: &&Settings| !self.is_loop(one) && !found.iter().any(|known| known.is_same(one));
+        let names: BTreeSet<_> = found.iter().map(|one| &one.name).collect();
+        let is_known =
+            |one: &Settings| names.contains(&one.name) && found.iter().any(|known| known.is_same(one));
+        let is_new = |one: &&Settings| !self.is_loop(one) && !is_known(one);
         let kept: Vec<_> = self.outgoing.iter().filter(is_new).take(ENDPOINTS_MAX).cloned().collect();
         found.extend(kept);
         // Until the first good answer the cluster keeps the endpoints that it began with.

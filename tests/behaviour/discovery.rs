@@ -546,6 +546,28 @@ fn a_file_that_is_wrong_keeps_what_it_said_and_says_where() {
     wait_members(&ambassador, &[&upstream.address()]);
 }
 
+/// Of a thousand addresses 256 were used, with one line of warning.
+#[test]
+fn a_file_of_a_thousand_addresses_is_used_whole_and_one_of_too_many_is_a_mistake() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("orders.yaml");
+    let list = |count: usize| {
+        let addresses = (0..count).map(|index| format!("  - 127.1.{}.{}:1\n", index / 250, index % 250));
+        format!("endpoints:\n{}", addresses.collect::<String>())
+    };
+    fs::write(&file, list(1000)).expect("a file");
+    let ambassador = start_on_file(&file, "");
+    until("all were endpoints", || (members(&ambassador).len() == 1000).then_some(()));
+    replace(&file, &list(4097));
+    wait_error(
+        &ambassador,
+        ":4098:5: endpoints[4096]: there are 4097, and a cluster has at most 4096 endpoints",
+    );
+    assert_eq!(members(&ambassador).len(), 1000);
+    replace(&file, &list(4096));
+    until("all were endpoints", || (members(&ambassador).len() == 4096).then_some(()));
+}
+
 /// The lists are replaced; descriptors, threads and series must not grow. Series of names that had left stayed for ever, up to a
 /// thousand, and those that came later had none.
 #[test]
