@@ -44,6 +44,33 @@ impl<T: Send + 'static> BlockingTask<T> {
         Ok(())
     }
 
+    /// Begins several pieces of work on one thread, one after the other. A thread for each would cost more than the work, where it is
+    /// to read a small file. Once a task is dropped, its work and all behind it is not begun any more.
+    ///
+    /// # Errors
+    /// When no thread can be started: `EAGAIN`.
+    pub(crate) fn begin_in_turn(
+        works: impl IntoIterator<Item = impl FnOnce() -> T + Send + 'static>,
+    ) -> io::Result<Vec<Self>> {
+        let (queue, tasks): (Vec<_>, Vec<_>) = works
+            .into_iter()
+            .map(|work| {
+                let (result, receiver) = oneshot::channel();
+                ((work, result), Self { work: Some(receiver), result: None })
+            })
+            .unzip();
+        Builder::new().name("aside".into()).spawn(move || {
+            for (work, result) in queue {
+                if result.is_closed() {
+                    return;
+                }
+                // The receiver may have been dropped.
+                drop(result.send(work()));
+            }
+        })?;
+        Ok(tasks)
+    }
+
     /// Whether work was begun whose result has not been taken.
     #[must_use]
     pub(crate) const fn is_busy(&self) -> bool {
@@ -93,6 +120,28 @@ mod tests {
         release.send(7).unwrap();
         assert_eq!(aside.join().await, Ok(7));
         assert!(!aside.is_busy());
+    }
+
+    #[tokio::test]
+    async fn what_is_behind_work_that_was_given_up_is_not_begun() {
+        let (release, released) = mpsc::channel::<u8>();
+        let (begun, beginnings) = mpsc::channel::<u8>();
+        let mut released = Some(released);
+        let works = (0..3).map(|number| {
+            let (begun, released) = (begun.clone(), if number == 1 { released.take() } else { None });
+            move || {
+                begun.send(number).unwrap();
+                released.map(|released| released.recv().unwrap());
+                number
+            }
+        });
+        let mut tasks = BlockingTask::begin_in_turn(works).unwrap();
+        drop(begun);
+        assert_eq!(tasks[0].join().await, Ok(0));
+        tasks.truncate(2);
+        release.send(0).unwrap();
+        assert_eq!(tasks[1].join().await, Ok(1));
+        assert_eq!(beginnings.iter().collect::<Vec<_>>(), [0, 1], "until the thread has ended");
     }
 
     #[tokio::test]

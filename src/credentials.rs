@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use crate::alarm;
 use crate::clock;
 use crate::drain::Drain;
-use crate::metrics::CredentialMetrics;
+use crate::metrics::{CredentialMetrics, Timestamp};
 use crate::name::ClusterName;
 use crate::sync::{Mutex, MutexGuard};
 use crate::tls::{CredentialRole, Identity, IdentitySource, Originator, WeakOriginator};
@@ -55,12 +55,21 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Known {
-    users: Vec<(ClusterName, WeakOriginator)>,
+    users: Vec<CredentialUser>,
     states: BTreeMap<CredentialId, CredentialState>,
     /// Identities whose agent is followed by a task.
     agents: Vec<Weak<Identity>>,
     /// Credentials for signing in; each has a task of its own.
     logins: Vec<Weak<LoginCredential>>,
+}
+
+/// A cluster that uses credentials.
+#[derive(Debug)]
+struct CredentialUser {
+    cluster: ClusterName,
+    originator: WeakOriginator,
+    /// The metric of when each role expires.
+    expiry: BTreeMap<CredentialRole, Arc<Timestamp>>,
 }
 
 /// An identity that several clusters share is one.
@@ -73,7 +82,7 @@ enum CredentialId {
 
 #[derive(Debug)]
 struct CredentialState {
-    metrics: CredentialMetrics,
+    metrics: Arc<CredentialMetrics>,
     replaced: u64,
     /// The current error of its source, and since when.
     fault: Option<Fault>,
@@ -135,10 +144,12 @@ impl Credentials {
                 .collect();
             known.states.entry(part.subject()).or_insert_with(|| CredentialState::new(&part, warned));
         }
-        known.users.push((cluster.clone(), originator.downgrade()));
-        known.publish();
+        let originator = originator.downgrade();
+        let mut user = CredentialUser { cluster: cluster.clone(), originator, expiry: BTreeMap::new() };
+        user.publish_expiry();
+        known.users.push(user);
         drop(known);
-        self.refresh();
+        self.0.wanted.notify_one();
     }
 
     /// Shows these credentials in [`Self::view`], as long as they exist.
@@ -229,16 +240,21 @@ impl Credentials {
         let mut has_changed = false;
         let parts = self.known().parts();
         let until = clock::now() + PATIENCE;
-        for WatchedCredential { part, is_latest } in parts {
-            let refreshed = match part.is_from_agent() {
-                true => None,
-                false => Some(hung.refresh(&part, until).await),
-            };
-            if is_latest {
-                has_changed |= self.known().record_result(&part, refreshed, clock::now(), clock::wall());
-            }
-            // An older credential of the same name has the same files, whose result is reported for the latest.
+        let (from_agents, with_files): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|watched| watched.part.is_from_agent());
+        for WatchedCredential { part, .. } in from_agents.into_iter().filter(|watched| watched.is_latest) {
+            has_changed |= self.known().record_result(&part, None, clock::now(), clock::wall());
         }
+        let (latest, older): (Vec<_>, Vec<_>) = with_files.into_iter().partition(|watched| watched.is_latest);
+        let parts = |watched: Vec<WatchedCredential>| {
+            watched.into_iter().map(|watched| watched.part).collect::<Vec<_>>()
+        };
+        let record = |part: &CredentialSource, refreshed| {
+            has_changed |= self.known().record_result(part, Some(refreshed), clock::now(), clock::wall());
+        };
+        hung.refresh_all(&parts(latest), until, record).await;
+        // An older credential of the same name has the same files, whose result is reported for the latest.
+        hung.refresh_all(&parts(older), until, |_, _| ()).await;
         let mut known = self.known();
         if has_changed {
             known.publish();
@@ -256,7 +272,7 @@ impl Credentials {
             .entry(part.subject())
             .or_insert_with(|| CredentialState::new(&part, BTreeMap::new()));
         if state.record_result(&part, result.map(Refreshed::of_agent), clock::now()) {
-            let users = known.users.iter().filter_map(|(_, user)| user.upgrade());
+            let users = known.users.iter().filter_map(|user| user.originator.upgrade());
             for originator in users.filter(|user| user.trust().files().next().is_none()) {
                 // Only trust without files of its own comes from the agent alone. Trust with files is read again below.
                 let _ = originator.trust().refresh();
@@ -367,9 +383,10 @@ impl CredentialSource {
 impl Known {
     /// The credentials in use, the latest first. Forgets the state of those that no longer are.
     fn parts(&mut self) -> Vec<WatchedCredential> {
-        self.users.retain(|(_, originator)| originator.upgrade().is_some());
+        self.users.retain(|user| user.originator.upgrade().is_some());
         let mut seen = BTreeSet::new();
-        let users = self.users.iter().rev().filter_map(|(cluster, user)| Some((cluster, user.upgrade()?)));
+        let users =
+            self.users.iter().rev().filter_map(|user| Some((&user.cluster, user.originator.upgrade()?)));
         let all = users.flat_map(|(cluster, originator)| parts(cluster, &originator));
         let followed: Vec<_> =
             all.map(|part| WatchedCredential { is_latest: seen.insert(part.subject()), part }).collect();
@@ -409,16 +426,21 @@ impl Known {
 
     /// Sets the metrics of when each role expires.
     fn publish(&mut self) {
-        for (cluster, user) in &self.users {
-            let Some(originator) = user.upgrade() else { continue };
-            let mut first: BTreeMap<CredentialRole, SystemTime> = BTreeMap::new();
-            for (role, end) in parts(cluster, &originator).iter().flat_map(CredentialSource::ends) {
-                first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
-            }
-            for (role, end) in first {
-                let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                CredentialMetrics::record_expiry(cluster, role.label(), end.as_secs_f64());
-            }
+        // The latest of a name last: its content counts.
+        self.users.iter_mut().for_each(CredentialUser::publish_expiry);
+    }
+}
+
+impl CredentialUser {
+    fn publish_expiry(&mut self) {
+        let Some(originator) = self.originator.upgrade() else { return };
+        let mut first: BTreeMap<CredentialRole, SystemTime> = BTreeMap::new();
+        for (role, end) in parts(&self.cluster, &originator).iter().flat_map(CredentialSource::ends) {
+            first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
+        }
+        for (role, end) in first {
+            let metric = || CredentialMetrics::expiry(&self.cluster, role.label());
+            self.expiry.entry(role).or_insert_with(metric).set(end);
         }
     }
 }
@@ -426,7 +448,7 @@ impl Known {
 impl CredentialState {
     fn new(part: &CredentialSource, warned: BTreeMap<CredentialRole, Duration>) -> Self {
         let subject = part.subject();
-        let metrics = CredentialMetrics::new(subject.kind(), subject.name());
+        let metrics = CredentialMetrics::of(subject.kind(), subject.name());
         Self { metrics, replaced: 0, fault: None, warned }
     }
 

@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{Context, SHA256};
 
 /// SHA-256 over a sequence of parts.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
 
 impl Digest {

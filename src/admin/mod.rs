@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use tokio::sync::Semaphore;
+
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::credentials::Credentials;
@@ -92,7 +94,9 @@ pub(crate) struct AdminState {
     pub credentials: Credentials,
     /// The log and its level.
     pub log: Log,
-    /// The recorder; to be read through [`AdminState::metrics`].
+    /// Held by whoever writes a report: one after the other, so that many questions at once cost the threads of one.
+    pub reporting: Semaphore,
+    /// What predecessors have counted; to be read through [`AdminState::metrics`].
     pub exposition: Exposition,
     /// The last minutes, for the page.
     pub history: History,

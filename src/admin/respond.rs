@@ -1,14 +1,23 @@
 //! Answers one request; read-only.
 
+use std::io::Write as _;
+use std::sync::Arc;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    HeaderName, HeaderValue, VARY,
+};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::AdminState;
 use super::page::{PAGE, policy};
 use super::status::{LogLevel, Phase, SessionList, Status};
+use crate::blocking::BlockingTask;
 use crate::clock;
 use crate::metrics::{self, OPENMETRICS, openmetrics, prefers_openmetrics};
 
@@ -16,19 +25,30 @@ pub(super) type HttpResponse = Response<Full<Bytes>>;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-pub(super) fn handle<B>(admin_state: &AdminState, request: &Request<B>) -> HttpResponse {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, ONLY_READS);
-        refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
-        return refused;
-    }
+/// What is written on a thread of its own: it grows with the configuration and the sessions, and the thread that serves requests
+/// also probes, resolves and obeys.
+#[derive(Debug, Clone, Copy)]
+enum Report {
+    Metrics { is_openmetrics: bool },
+    Status,
+    Sessions,
+}
+
+/// The answer to one request.
+pub(super) async fn answer<B>(admin_state: &Arc<AdminState>, request: &Request<B>) -> HttpResponse {
+    let is_gzipped = accepts_gzip(request.headers());
     match request.uri().path() {
+        _ if !matches!(*request.method(), Method::GET | Method::HEAD) => not_allowed(),
         "/" => page(),
-        "/metrics" => metrics(admin_state, request),
+        "/metrics" => {
+            let is_openmetrics = prefers_openmetrics(&listed(request.headers(), &ACCEPT));
+            admin_state.exposition.wait_settled().await;
+            report(admin_state, Report::Metrics { is_openmetrics }, is_gzipped).await
+        }
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => readyz(admin_state, request.uri().query()),
-        "/status" => json(&Status::of(admin_state)),
-        "/sessions" => json(&SessionList::of(admin_state)),
+        "/status" => report(admin_state, Report::Status, is_gzipped).await,
+        "/sessions" => report(admin_state, Report::Sessions, is_gzipped).await,
         "/log" => json(&LogLevel::of(&admin_state.log, None)),
         "/history" => {
             json(&admin_state.history.until(admin_state.started, clock::now(), admin_state.counters()))
@@ -37,6 +57,36 @@ pub(super) fn handle<B>(admin_state: &AdminState, request: &Request<B>) -> HttpR
     }
 }
 
+/// One report after the other, each on a thread of its own.
+async fn report(admin_state: &Arc<AdminState>, report: Report, is_gzipped: bool) -> HttpResponse {
+    // It is never closed.
+    let _turn = admin_state.reporting.acquire().await;
+    let (mut writing, its_state) = (BlockingTask::default(), Arc::clone(admin_state));
+    if let Err(error) = writing.begin(move || report.write(&its_state, is_gzipped)) {
+        return text(StatusCode::SERVICE_UNAVAILABLE, &format!("no thread can be started: {error}\n"));
+    }
+    writing
+        .join()
+        .await
+        .unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it could not be written\n"))
+}
+
+impl Report {
+    fn write(self, admin_state: &AdminState, is_gzipped: bool) -> HttpResponse {
+        let written = match self {
+            Self::Metrics { is_openmetrics } => {
+                let text = admin_state.metrics().render();
+                match is_openmetrics {
+                    true => respond(StatusCode::OK, OPENMETRICS, openmetrics(&text)),
+                    false => respond(StatusCode::OK, metrics::TEXT, text),
+                }
+            }
+            Self::Status => json(&Status::of(admin_state)),
+            Self::Sessions => json(&SessionList::of(admin_state)),
+        };
+        if is_gzipped { gzipped(written) } else { written }
+    }
+}
 const ONLY_READS: &str =
     "only GET and HEAD; what changes something is asked for by POST on the control socket\n";
 const INDEX: &str = "ambassador: /metrics /healthz /readyz[?cluster=NAME] /status /sessions /log /history\n";
@@ -53,18 +103,43 @@ const KEPT_APART: [(&str, &str); 5] = [
 
 fn page() -> HttpResponse {
     let mut answer = respond(StatusCode::OK, "text/html; charset=utf-8", PAGE.to_owned());
-    let policy = hyper::header::HeaderValue::from_static(policy());
+    let policy = HeaderValue::from_static(policy());
     answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     answer
 }
 
-fn metrics<B>(admin_state: &AdminState, request: &Request<B>) -> HttpResponse {
-    let accepted = request.headers().get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
-    let text = admin_state.metrics().render();
-    if prefers_openmetrics(&accepted.collect::<Vec<_>>().join(",")) {
-        return respond(StatusCode::OK, OPENMETRICS, openmetrics(&text));
-    }
-    respond(StatusCode::OK, metrics::TEXT, text)
+fn not_allowed() -> HttpResponse {
+    let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, ONLY_READS);
+    refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    refused
+}
+
+/// A header that is a list, which may be in several lines (RFC 9110 §5.3).
+fn listed(headers: &HeaderMap, name: &HeaderName) -> String {
+    let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    lines.collect::<Vec<_>>().join(",")
+}
+
+/// Whether gzip is acceptable (RFC 9110 §12.5.3).
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    listed(headers, &ACCEPT_ENCODING).split(',').any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse::<f32>);
+        is_gzip && quality.is_ok_and(|quality| quality > 0.0)
+    })
+}
+
+fn gzipped(plain: HttpResponse) -> HttpResponse {
+    let (mut head, body) = plain.into_parts();
+    let Some(body) = body.into_inner() else { return Response::from_parts(head, Full::default()) };
+    // The fastest level: a scrape is the same text over and over, and shrinks to a twentieth all the same.
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to memory cannot fail.
+    let small = encoder.write_all(&body).and_then(|()| encoder.finish()).unwrap_or_default();
+    head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    head.headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    Response::from_parts(head, Full::new(Bytes::from(small)))
 }
 
 /// Ready means that every listener is bound and the daemon is not shutting down. With a cluster in the query, it also
@@ -107,10 +182,34 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> HttpResponse
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
-    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     for (name, value) in KEPT_APART {
-        headers.insert(name, hyper::header::HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from_static(value));
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_sent_to_whoever_takes_it() {
+        for (accepted, expected) in [
+            ("gzip", true),
+            ("deflate, GZIP;q=0.5", true),
+            ("br,gzip ; q=1", true),
+            ("", false),
+            ("identity", false),
+            ("gzip;q=0", false),
+            ("gzip;q=x", false),
+            ("x-gzip-not", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(ACCEPT_ENCODING, accepted.parse().expect("a header's value"));
+            assert_eq!(accepts_gzip(&headers), expected, "{accepted}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
+    }
 }

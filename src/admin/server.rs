@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::connections::{ConnectionGuard, ConnectionOwner, ConnectionTable};
-use super::respond::{handle, text};
+use super::respond::{answer, text};
 use super::{AdminState, AdminTransport, browser, control};
 use crate::alarm;
 use crate::clock;
@@ -105,15 +105,10 @@ async fn converse(
                 None if guard.is_kept && !HEALTH.contains(&request.uri().path()) => {
                     text(StatusCode::SERVICE_UNAVAILABLE, KEPT)
                 }
-                None => {
-                    if request.uri().path() == "/metrics" {
-                        admin_state.exposition.wait_settled().await;
-                    }
-                    match control::execute(&admin_state, transport, asker, &request).await {
-                        Some(ordered) => ordered,
-                        None => handle(&admin_state, &request),
-                    }
-                }
+                None => match control::execute(&admin_state, transport, asker, &request).await {
+                    Some(ordered) => ordered,
+                    None => answer(&admin_state, &request).await,
+                },
             };
             Ok::<_, Infallible>(answered)
         }

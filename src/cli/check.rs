@@ -13,7 +13,6 @@ use crate::dial::{DialRecord, examine_endpoint, late_rejection, probe, sign_in_o
 use crate::discovery::{self, DiscoveryServices};
 use crate::escape::escaped;
 use crate::listener;
-use crate::metrics::Exposition;
 use crate::tls::{self, IdentityChoice, UNCERTIFIED};
 use crate::workers;
 
@@ -45,7 +44,6 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), CommandError> {
         return Ok(());
     }
     let failed = |error: &dyn std::error::Error| CommandError::Running(error.to_string());
-    Exposition::install().map_err(|error| failed(&error))?;
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
     let services = DiscoveryServices::default();
     let fixed = config.clusters.iter().filter(|cluster| cluster.source.is_none());

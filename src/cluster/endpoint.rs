@@ -70,9 +70,8 @@ pub(crate) struct Endpoint {
     settings: Settings,
     /// Has its own session ticket store; `None`: plaintext.
     originator: Option<Arc<EndpointOriginator>>,
-    metrics: EndpointMetrics,
-    /// `None`: it is not probed.
-    checks: Option<CheckMetrics>,
+    metrics: Arc<EndpointMetrics>,
+    is_probed: bool,
     /// Whether the second of two addresses answered last. It is then tried first (RFC 8305 section 4).
     prefers_second: AtomicBool,
     /// The credentials of the last probe that waited for the server's verdict on them; `None`: it failed.
@@ -101,15 +100,15 @@ impl Endpoint {
         id: EndpointId,
         settings: Settings,
         originator: Option<Arc<EndpointOriginator>>,
-        metrics: EndpointMetrics,
-        checks: Option<CheckMetrics>,
+        metrics: Arc<EndpointMetrics>,
+        is_probed: bool,
     ) -> Self {
         Self {
             id,
             settings,
             originator,
             metrics,
-            checks,
+            is_probed,
             prefers_second: AtomicBool::new(false),
             let_pass: Mutex::new(None),
             was_silent: AtomicBool::new(false),
@@ -180,12 +179,13 @@ impl Endpoint {
         !self.was_silent.swap(true, Ordering::Relaxed)
     }
 
-    pub(crate) const fn metrics(&self) -> &EndpointMetrics {
+    pub(crate) fn metrics(&self) -> &EndpointMetrics {
         &self.metrics
     }
 
-    pub(crate) const fn check_metrics(&self) -> Option<&CheckMetrics> {
-        self.checks.as_ref()
+    /// `None`: it is not probed.
+    pub(crate) fn check_metrics(&self) -> Option<&CheckMetrics> {
+        self.is_probed.then_some(&self.metrics.checks)
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::metrics::{CheckMetrics, EndpointMetrics};
+use crate::metrics::EndpointMetrics;
 use crate::name::EndpointName;
 use crate::outcome::Outcome;
 use crate::policy::balance;
@@ -19,10 +19,9 @@ use crate::policy::endpoint_state::{Admin, EndpointSpec, EndpointState};
 use crate::policy::health::HealthStatus;
 use crate::policy::limits::Load;
 use crate::policy::outlier::{self, Fault};
+use crate::tls::EndpointOriginator;
 
-use super::dial_error::DialError;
 use super::endpoint::{Endpoint, Settings};
-use super::health_check;
 use super::probe_table::ObservedHealth;
 use super::snapshot::EndpointSnapshot;
 use super::{Cluster, EndpointId, State};
@@ -34,18 +33,11 @@ pub(super) struct EndpointMap {
     current: Vec<Arc<Endpoint>>,
     /// The present endpoints, and those that have left but still have state.
     known: BTreeMap<EndpointId, Arc<Endpoint>>,
-    /// The names with metric series of their own.
-    measured: BTreeSet<EndpointName>,
     /// State from another process, of endpoints not yet discovered here.
     pub(super) restored: Vec<EndpointSnapshot>,
     /// When `restored` expires; an endpoint that joins later is a new one.
     pub(super) restored_until: Option<Instant>,
 }
-
-/// Endpoints that join later get series of their own while fewer names than this have any; all others share those of
-/// [`UNMEASURED`]. Else a name whose addresses keep changing would add series for ever.
-const MEASURED_MAX: usize = 1000;
-const UNMEASURED: &str = "other";
 
 /// An endpoint with its state, for reading.
 #[derive(Debug)]
@@ -121,12 +113,9 @@ impl EndpointMap {
     }
 
     /// Replaces each endpoint's object; the new one must have the same id.
-    pub(super) fn renew(
-        &mut self,
-        mut renewed: impl FnMut(&Endpoint, &mut BTreeSet<EndpointName>) -> Endpoint,
-    ) {
+    pub(super) fn renew(&mut self, mut renewed: impl FnMut(&Endpoint) -> Endpoint) {
         for endpoint in self.known.values_mut() {
-            *endpoint = Arc::new(renewed(endpoint, &mut self.measured));
+            *endpoint = Arc::new(renewed(endpoint));
         }
         for endpoint in &mut self.current {
             if let Some(renewed) = self.known.get(&endpoint.id()) {
@@ -194,7 +183,7 @@ impl Cluster {
         for (id, (settings, _)) in ids.into_iter().zip(target) {
             let known = endpoint_map.known.get(&id).map(Arc::clone);
             let endpoint = known.unwrap_or_else(|| {
-                let endpoint = self.join(id, settings, &mut endpoint_map.measured);
+                let endpoint = self.join(id, settings);
                 self.resume_endpoint(&endpoint, cluster_state, &mut endpoint_map.restored);
                 endpoint
             });
@@ -206,46 +195,30 @@ impl Cluster {
         let (joined, left) = (less(&endpoint_map.current, &before), less(&before, &endpoint_map.current));
         // An endpoint stays ejected while it is absent, and may come back ejected.
         let is_ejected = |endpoint: &&Arc<Endpoint>| ejected.contains(&endpoint.id());
-        left.iter().filter(is_ejected).for_each(|endpoint| endpoint.metrics().ejected.decrement(1));
-        joined.iter().filter(is_ejected).for_each(|endpoint| endpoint.metrics().ejected.increment(1));
+        left.iter().filter(is_ejected).for_each(|endpoint| endpoint.metrics().ejected.decrement());
+        joined.iter().filter(is_ejected).for_each(|endpoint| endpoint.metrics().ejected.increment());
         endpoint_map.known.retain(|id, _| cluster_state.endpoint(*id).is_some());
         (joined, left)
     }
 
-    fn join(
+    fn join(&self, id: EndpointId, settings: Settings) -> Arc<Endpoint> {
+        let originator = self.settings.tls.as_ref().map(|tls| Arc::new(tls.for_endpoint()));
+        Arc::new(self.make_endpoint(id, settings, originator))
+    }
+
+    /// An endpoint's object, with the metrics of its name.
+    pub(super) fn make_endpoint(
         &self,
         id: EndpointId,
         settings: Settings,
-        measured: &mut BTreeSet<EndpointName>,
-    ) -> Arc<Endpoint> {
-        let (metrics, checks) = self.endpoint_metrics(&settings, measured);
-        let originator = self.settings.tls.as_ref().map(|tls| Arc::new(tls.for_endpoint()));
-        Arc::new(Endpoint::new(id, settings, originator, metrics, checks))
-    }
-
-    /// The metrics of an endpoint.
-    pub(super) fn endpoint_metrics(
-        &self,
-        endpoint: &Settings,
-        measured: &mut BTreeSet<EndpointName>,
-    ) -> (EndpointMetrics, Option<CheckMetrics>) {
-        let most = MEASURED_MAX.max(self.settings.endpoints.len());
-        let name = if measured.len() < most || measured.contains(&endpoint.name) {
-            measured.insert(endpoint.name.clone());
-            endpoint.name.clone()
-        } else {
-            EndpointName::from(UNMEASURED)
-        };
-        let metrics = EndpointMetrics::new(
-            &self.settings.name,
-            &name,
-            DialError::RESULTS,
-            &Fault::ALL.map(Fault::label),
-        );
+        originator: Option<Arc<EndpointOriginator>>,
+    ) -> Endpoint {
+        let metrics = EndpointMetrics::of(&self.settings.name, &settings.name);
         let is_probed = self.settings.health_check.is_some();
-        let checks =
-            is_probed.then(|| CheckMetrics::new(&self.settings.name, &name, health_check::results()));
-        (metrics, checks)
+        if is_probed {
+            metrics.checks.begin();
+        }
+        Endpoint::new(id, settings, originator, metrics, is_probed)
     }
 
     /// Sets the operator's state of every endpoint of that name: with TLS there is one for each TLS name. Returns

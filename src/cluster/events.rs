@@ -50,7 +50,7 @@ impl Cluster {
                 self.report_ejected(endpoint, ejection)
             }
             (ClusterEvent::Returned { .. }, Some(endpoint)) => {
-                endpoint.metrics().ejected.decrement(1);
+                endpoint.metrics().ejected.decrement();
                 let (cluster, endpoint) = (&self.settings.name, &endpoint.settings().name);
                 tracing::info!(%cluster, %endpoint, "endpoint returned: it serves again");
             }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use hyper::http::uri::PathAndQuery;
 
-use super::dial_error::DialError;
 use crate::policy::health;
 use crate::tls::EndpointOriginator;
 
@@ -61,9 +60,3 @@ pub struct ByteExchange {
 pub(crate) const BAD_ANSWER: &str = "bad_answer";
 /// The label `result` in metrics: the probe's timeout elapsed.
 pub(crate) const TIMEOUT: &str = "timeout";
-
-/// Every value of the label `result` in metrics.
-pub(crate) fn results() -> impl Iterator<Item = &'static str> {
-    let of_probes = |result: &&str| !DialError::OF_SESSIONS.contains(result);
-    DialError::RESULTS.iter().copied().filter(of_probes).chain([BAD_ANSWER, TIMEOUT])
-}

@@ -116,7 +116,7 @@ impl Lease {
         self.leave_dialling(LeaseState::Established, DialError::OK, |state, id, ticket| {
             state.cluster_state.record_established(id, ticket, took, clock::now());
         });
-        self.endpoint.metrics().sessions.increment(1);
+        self.endpoint.metrics().sessions.increment();
     }
 
     /// The dial of a spare succeeded. It counts against the limits like a session.
@@ -130,7 +130,7 @@ impl Lease {
     pub(super) fn record_taken(&mut self) {
         debug_assert_eq!(self.state, LeaseState::Kept, "it is taken once");
         self.state = LeaseState::Established;
-        self.endpoint().metrics().sessions.increment(1);
+        self.endpoint().metrics().sessions.increment();
     }
 
     pub(crate) fn record_failure(mut self, error: &DialError) {
@@ -187,7 +187,7 @@ impl Lease {
         };
         self.cluster.decide(|state| note(state, self.endpoint.id(), ticket));
         self.state = to;
-        self.cluster.metrics.pending_dials.decrement(1);
+        self.cluster.metrics.pending_dials.decrement();
         self.endpoint.metrics().record_attempt(result);
     }
 }
@@ -206,7 +206,7 @@ impl Drop for Lease {
             }
             LeaseState::Established => {
                 self.cluster.decide(|state| state.cluster_state.record_session_end(self.endpoint.id()));
-                self.endpoint.metrics().sessions.decrement(1);
+                self.endpoint.metrics().sessions.decrement();
             }
         }
     }
@@ -262,7 +262,7 @@ impl Cluster {
                     .flatten();
                 Ok::<_, Unavailable>((Arc::clone(endpoint), ticket, patience))
             })?;
-        self.metrics.pending_dials.increment(1);
+        self.metrics.pending_dials.increment();
         Ok(Lease::dialling(Arc::clone(self), endpoint, ticket).with_hedge_delay(patience))
     }
 
@@ -276,7 +276,7 @@ impl Cluster {
             let (id, ticket) = cluster_state.begin_hedge(plan, affinity, clock::now(), rng)?;
             Some((Arc::clone(endpoint_map.get(id)?), ticket))
         })?;
-        self.metrics.pending_dials.increment(1);
+        self.metrics.pending_dials.increment();
         Some(Lease::dialling(Arc::clone(self), endpoint, ticket))
     }
 

@@ -63,7 +63,7 @@ use probe_table::ProbeTable;
 pub(crate) use ready::Ready;
 pub(crate) use settings::{DialSettings, PreconnectSettings, SendProxy, Settings};
 use snapshot::Snapshot;
-pub(crate) use source::{EndpointsFile, Source, SrvService, Target};
+pub(crate) use source::{ENDPOINTS_MAX, EndpointsFile, Source, SrvService, Target};
 use spares::Spares;
 pub(crate) use spares::{PORTION, Spare, SpareLogin};
 use wait_queue::WaitQueue;
@@ -74,7 +74,7 @@ pub(crate) use wait_queue::{NoLease, NoRoom};
 #[derive(Debug)]
 pub(crate) struct Cluster {
     settings: Settings,
-    metrics: ClusterMetrics,
+    metrics: Arc<ClusterMetrics>,
     /// Shared with this cluster's earlier configurations.
     state: Arc<Mutex<State>>,
     changes: Arc<watch::Sender<()>>,
@@ -104,12 +104,11 @@ impl Cluster {
     /// A cluster that continues from the snapshot of another process.
     #[must_use]
     pub(crate) fn resume(settings: Settings, rng: Rng, snapshot: Snapshot) -> Arc<Self> {
-        show_tls(&settings);
         let wait_queue = WaitQueue::new(settings.queue());
         let cluster_state = ClusterState::new(settings.decisions());
         let state = State { cluster_state, rng, endpoint_map: EndpointMap::default(), wait_queue };
-        let metrics =
-            ClusterMetrics::new(&settings.name, &breaker::StateLabel::ALL.map(breaker::StateLabel::label));
+        let metrics = ClusterMetrics::of(&settings.name);
+        show_tls(&settings, &metrics);
         let endpoints = settings.endpoints.clone();
         let (changes, _) = watch::channel(());
         let (state, changes) = (Arc::new(Mutex::new(state)), Arc::new(changes));
@@ -139,7 +138,7 @@ impl Cluster {
     }
 
     #[must_use]
-    pub(crate) const fn metrics(&self) -> &ClusterMetrics {
+    pub(crate) fn metrics(&self) -> &ClusterMetrics {
         &self.metrics
     }
 
@@ -205,8 +204,8 @@ impl Cluster {
 }
 
 /// Records the fixed TLS settings in the metrics.
-fn show_tls(settings: &Settings) {
+fn show_tls(settings: &Settings, metrics: &ClusterMetrics) {
     if let Some(tls) = &settings.tls {
-        ClusterMetrics::record_tls_settings(&settings.name, tls.verifies());
+        metrics.record_tls_settings(tls.verifies());
     }
 }

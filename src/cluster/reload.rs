@@ -10,7 +10,6 @@ use crate::policy::endpoint_state::Admin;
 use crate::policy::health::HealthStatus;
 
 use super::discovery_status::DiscoveryStatusCell;
-use super::endpoint::Endpoint;
 use super::spares::Spares;
 use super::{Cluster, Settings, State, show_tls};
 
@@ -33,10 +32,10 @@ impl Cluster {
         if let (Some(login), Some(earlier)) = (&settings.login, &self.settings.login) {
             login.adopt(earlier);
         }
-        show_tls(&settings);
+        show_tls(&settings, &self.metrics);
         let rhythm = settings.health_check.as_ref().map(|check| check.rhythm);
         let cluster = Arc::new(Self {
-            metrics: self.metrics.clone(),
+            metrics: Arc::clone(&self.metrics),
             state: Arc::clone(&self.state),
             changes: Arc::clone(&self.changes),
             trials: Arc::clone(&self.trials),
@@ -67,14 +66,13 @@ impl Cluster {
         self.decide(|State { cluster_state, endpoint_map, wait_queue: line, .. }| {
             cluster_state.reconfigure(self.settings.decisions());
             line.reconfigure(self.settings.queue());
-            endpoint_map.renew(|known, measured| {
+            endpoint_map.renew(|known| {
                 let originator = if keeps_tls {
                     known.shared_originator()
                 } else {
                     self.settings.tls.as_ref().map(|tls| Arc::new(tls.for_endpoint()))
                 };
-                let (metrics, checks) = self.endpoint_metrics(known.settings(), measured);
-                Endpoint::new(known.id(), known.settings().clone(), originator, metrics, checks)
+                self.make_endpoint(known.id(), known.settings().clone(), originator)
             });
             for endpoint_state in cluster_state.endpoints() {
                 if let Some(checks) =

@@ -163,7 +163,7 @@ impl Cluster {
             self.probe_table.resume(endpoint, health);
         }
         if cluster_state.resume(endpoint.id(), snapshot, present.now) {
-            endpoint.metrics().ejected.increment(1);
+            endpoint.metrics().ejected.increment();
         }
     }
 }

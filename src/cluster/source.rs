@@ -9,6 +9,10 @@ use rustls::pki_types::ServerName;
 
 use super::endpoint::{Address, Host, Settings};
 
+/// The most endpoints that discovery gives a cluster. A longer file is a mistake; what names and records have beyond it is left
+/// out, with a warning.
+pub(crate) const ENDPOINTS_MAX: usize = 4096;
+
 /// Where a cluster's endpoints come from.
 #[derive(Debug, Clone)]
 pub enum Source {

@@ -154,7 +154,7 @@ struct QueueGuard<'a> {
 impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         self.cluster.decide(|state| state.wait_queue.leave(&self.ticket));
-        self.cluster.metrics.waiting.decrement(1);
+        self.cluster.metrics.waiting.decrement();
     }
 }
 
@@ -232,7 +232,7 @@ impl Cluster {
         cap: Unavailable,
     ) -> Result<QueueGuard<'_>, queue::QueueFull> {
         let (ticket, call) = self.decide(|state| state.wait_queue.enter(caller, most, cap))?;
-        self.metrics.waiting.increment(1);
+        self.metrics.waiting.increment();
         Ok(QueueGuard { cluster: self, ticket, call })
     }
 }

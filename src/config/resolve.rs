@@ -20,7 +20,7 @@ mod ports;
 mod resilience;
 mod tls;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::mistakes::{Findings, SourceLocation};
@@ -28,8 +28,12 @@ use super::raw::{Environment, Section};
 use super::suggest::did_you_mean;
 use super::{Config, FileAccess, Shutdown};
 use crate::admin::ConfigId;
+use crate::name::ClusterName;
 use crate::sys::Folder;
 use claimed_addresses::ClaimedAddresses;
+
+/// The clusters without mistakes.
+type ClustersByName<'a> = BTreeMap<&'a ClusterName, &'a crate::cluster::Settings>;
 
 pub(super) struct SettingsBuilder<'a> {
     pub(super) file: &'a Path,
@@ -53,10 +57,11 @@ impl SettingsBuilder<'_> {
         self.warn_of_unused_identities(&identities);
 
         let mut claimed = ClaimedAddresses::default();
+        let known: BTreeSet<_> = root.names("clusters").iter().map(|(name, _)| name.as_str()).collect();
         let listeners: Vec<_> = root
             .names("listeners")
             .iter()
-            .map(|(name, section)| self.listener(name, section, root, &mut claimed))
+            .map(|(name, section)| self.listener(name, section, root, &known, &mut claimed))
             .collect();
         self.warn_of_unused_clusters(root);
         let admin = self.admin(root, &mut claimed);
@@ -64,9 +69,10 @@ impl SettingsBuilder<'_> {
 
         self.require_one(root, "listeners");
         self.require_one(root, "clusters");
-        self.refuse_loops(root, &listeners, &clusters);
-        self.judge_queue_limits(root, &listeners, &clusters);
-        self.require_login_guards(root, &listeners, &clusters);
+        let by_name = clusters.iter().flatten().map(|cluster| (&cluster.name, cluster)).collect();
+        self.refuse_loops(root, &listeners, &by_name);
+        self.judge_queue_limits(root, &listeners, &by_name);
+        self.require_login_guards(root, &listeners, &by_name);
         let listeners: Vec<_> = listeners.into_iter().collect::<Option<_>>()?;
         let clusters: Vec<_> = clusters.into_iter().collect::<Option<_>>()?;
         Some(Config {

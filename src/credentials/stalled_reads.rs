@@ -20,6 +20,9 @@ const PATIENCE_LEAST: Duration = Duration::from_millis(200);
 /// How many hanging readings may be given up because the file may have been replaced: each keeps a thread.
 const GIVEN_UP_MAX: usize = 8;
 
+const HANGS: &str = "reading its files takes too long: their file system may hang";
+const PANICKED: &str = "ambassador itself failed while it read its files";
+
 impl StalledReads {
     /// After a file event, the file of a hanging reading may have been replaced: it is to be read anew.
     pub(super) fn look_again(&mut self, news: FileEvent) {
@@ -30,30 +33,57 @@ impl StalledReads {
         }
     }
 
-    /// Reads the files of `part` again, unless an earlier reading of them still hangs.
-    pub(super) async fn refresh(
+    /// Reads the files of all these again, in turn, and tells `each` of each; of one whose earlier reading still hangs there is no
+    /// other. Those behind one that hangs are read on another thread.
+    pub(super) async fn refresh_all(
+        &mut self,
+        parts: &[CredentialSource],
+        until: Instant,
+        mut each: impl FnMut(&CredentialSource, Result<Refreshed, String>),
+    ) {
+        let (hung, mut rest): (Vec<_>, Vec<_>) =
+            parts.iter().partition(|part| self.readings.iter().any(|(hung, _)| hung.is_same(part)));
+        for part in hung {
+            let Some(position) = self.readings.iter().position(|(hung, _)| hung.is_same(part)) else {
+                continue;
+            };
+            let reading = self.readings.swap_remove(position).1;
+            // It gets no more time.
+            each(part, self.result(part, reading, clock::now()).await);
+        }
+        while !rest.is_empty() {
+            let works = rest.iter().map(|part| (*part).clone()).map(|part| move || part.refresh());
+            let readings = match BlockingTask::begin_in_turn(works) {
+                Ok(readings) => readings,
+                Err(error) => return rest.iter().for_each(|part| each(part, Err(error.to_string()))),
+            };
+            let mut done = 0;
+            for (part, reading) in rest.iter().zip(readings) {
+                let until = until.max(clock::now() + PATIENCE_LEAST);
+                let result = self.result(part, reading, until).await;
+                let goes_on = !matches!(&result, Err(reason) if reason == HANGS || reason == PANICKED);
+                each(part, result);
+                done += 1;
+                if !goes_on {
+                    break;
+                }
+            }
+            rest.drain(..done);
+        }
+    }
+
+    async fn result(
         &mut self,
         part: &CredentialSource,
+        mut reading: BlockingTask<Result<Refreshed, String>>,
         until: Instant,
     ) -> Result<Refreshed, String> {
-        let known = self.readings.iter().position(|(hung, _)| hung.is_same(part));
-        let mut reading = match known {
-            Some(position) => self.readings.swap_remove(position).1,
-            None => {
-                let (mut reading, part) = (BlockingTask::default(), part.clone());
-                reading.begin(move || part.refresh()).map_err(|error| error.to_string())?;
-                reading
-            }
-        };
-        // A reading that was hanging already gets no more time.
-        let now = clock::now();
-        let until = if known.is_some() { now } else { until.max(now + PATIENCE_LEAST) };
         match alarm::timeout_at(until, reading.join()).await {
             Ok(Ok(refreshed)) => refreshed,
-            Ok(Err(Panicked)) => Err("ambassador itself failed while it read its files".into()),
+            Ok(Err(Panicked)) => Err(PANICKED.into()),
             Err(_) => {
                 self.readings.push((part.clone(), reading));
-                Err("reading its files takes too long: their file system may hang".into())
+                Err(HANGS.into())
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The clusters in force, each with its background tasks: health checks, trials, preconnect, discovery.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -107,9 +107,9 @@ impl ClusterManager {
 
     /// Removes the clusters that are no longer in the configuration. Their sessions end as `on_removed` says.
     pub(super) fn remove_absent(&mut self, config: &Config, changes: &mut Vec<String>) {
-        let is_there = |name: &ClusterName| config.clusters.iter().any(|cluster| cluster.name == *name);
+        let present: BTreeSet<_> = config.clusters.iter().map(|cluster| &cluster.name).collect();
         self.active.retain(|name, active_cluster| {
-            let stays = is_there(name);
+            let stays = present.contains(name);
             if !stays {
                 changes.push(format!("cluster {name} removed"));
                 active_cluster.tasks.stop();

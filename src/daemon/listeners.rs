@@ -99,11 +99,10 @@ impl ListenerManager {
     ) {
         let open = self.active.iter().flat_map(|listener| &listener.sockets);
         let open: Vec<_> = open.map(|socket| socket.accepting.clone()).collect();
-        let mut before = std::mem::take(&mut self.active);
+        let before = std::mem::take(&mut self.active).into_iter();
+        let mut before: BTreeMap<_, _> = before.map(|known| (known.settings.name.clone(), known)).collect();
         for (settings, bound) in config.listeners.iter().zip(sockets) {
-            let known =
-                before.iter().position(|active_listener| active_listener.settings.name == settings.name);
-            let known = known.map(|position| before.remove(position));
+            let known = before.remove(&settings.name);
             match &known {
                 Some(active_listener) if active_listener.settings != *settings => {
                     changes.push(format!("listener {} changed", settings.name));
@@ -118,7 +117,7 @@ impl ListenerManager {
             let active_listener = self.serve(settings, bound, known, clusters, services);
             self.active.push(active_listener);
         }
-        for ActiveListener { settings, route: active_route, sockets, .. } in before {
+        for ActiveListener { settings, route: active_route, sockets, .. } in before.into_values() {
             let accepting = sockets.iter().map(|socket| socket.accepting.clone()).collect();
             self.draining.push(DrainingRoute { route: active_route, accepting, drains: false });
             let active = self.drain(&settings.name, config, services);

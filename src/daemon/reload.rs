@@ -184,7 +184,7 @@ fn apply(active: &mut ActiveConfig, config: Config, log: Prepared) -> Result<Rel
     active.store_sockets();
     // Credentials that stay in use were not replaced by compiling the file.
     active.services().credentials.refresh();
-    metrics::record_config_loaded(seconds_since_1970(), false);
+    record_loaded(false);
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -198,8 +198,9 @@ fn apply(active: &mut ActiveConfig, config: Config, log: Prepared) -> Result<Rel
     Ok(ReloadResult { ok: true, changes, needs_restart, warnings, mistakes: Vec::new() })
 }
 
-pub(super) fn seconds_since_1970() -> f64 {
-    clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+/// Records in the metrics that the configuration has come into force now; `is_first`: at the start.
+pub(super) fn record_loaded(is_first: bool) {
+    metrics::record_config_loaded(clock::wall(), is_first);
 }
 
 /// What the file says but this process can no longer apply.

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::admin::{self, AdminState, Command, History, Phase, PhaseCell, ViewCell};
 use crate::alarm;
@@ -17,7 +17,7 @@ use crate::credentials::Credentials;
 use crate::discovery;
 use crate::drain::{ChildDrain, Drain, DrainWatch};
 use crate::log::Log;
-use crate::metrics::{self, Exposition, MetricsError};
+use crate::metrics::{self, Exposition};
 use crate::session::{AccessLog, CallerLookups};
 use crate::sync::Mutex;
 use crate::sys::{BindError, Inherited, InheritedError, is_succeeding, report_ready};
@@ -25,7 +25,7 @@ use crate::workers::Workers;
 
 use super::active_config::ActiveConfig;
 use super::notify::{self, Notice};
-use super::reload::{PendingReads, seconds_since_1970};
+use super::reload::{PendingReads, record_loaded};
 use super::restart::Predecessors;
 use super::restart::snapshot::{self, Snapshot};
 use super::services::Services;
@@ -41,9 +41,6 @@ pub(crate) enum StartError {
     /// The descriptors that were passed to us are not what the environment says.
     #[error(transparent)]
     Inherited(#[from] InheritedError),
-    /// The metrics recorder could not be installed.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
     /// Threads or signal handlers could not be set up.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
@@ -62,7 +59,7 @@ pub(crate) struct RunningDaemon {
     pub(super) ordered_level: Option<ChildDrain>,
 }
 
-/// How often the page's history gets a sample, and the metrics' recorder folds what histograms have collected, even
+/// How often the page's history gets a sample, and metrics of what is gone are forgotten, even
 /// without a scrape; until then every sample is kept.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -72,7 +69,6 @@ impl RunningDaemon {
     /// # Errors
     /// See [`StartError`]; nothing is left behind then.
     pub(crate) fn start(config: Config, log: Log) -> Result<Self, StartError> {
-        let exposition = Exposition::install()?;
         let workers = Arc::new(Workers::start(config.workers)?);
         let mut inherited = Inherited::take(&|name| std::env::var(name).ok())?;
         for warning in &config.warnings {
@@ -92,7 +88,8 @@ impl RunningDaemon {
             last_reload: Mutex::default(),
             credentials: credentials.clone(),
             log: log.clone(),
-            exposition,
+            reporting: Semaphore::new(1),
+            exposition: Exposition::default(),
             history: History::default(),
             sessions: Drain::default(),
             upkeep: Drain::default(),
@@ -125,7 +122,7 @@ impl RunningDaemon {
         let workers = Arc::clone(&active.services().workers);
         admin.spawn(watchdog::keep_alive(workers, admin.clone(), admin.watch()));
         startup_log::log_startup(&admin_state, active.services().workers.all().len());
-        metrics::record_config_loaded(seconds_since_1970(), true);
+        record_loaded(true);
         let (file_access, readings, ordered_level) = (None, PendingReads::default(), None);
         Ok(Self { admin_state, commands, active, predecessors, file_access, readings, ordered_level })
     }

@@ -1,6 +1,7 @@
 //! What is logged at the start: what is bound, which clusters it leads to, and our identities towards servers. A few
 //! lines, however long the file is.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::SystemTime;
 
@@ -40,12 +41,13 @@ pub(super) fn log_startup(admin_state: &AdminState, workers: usize) {
 
 /// Warns when rules about callers could only deny.
 pub(super) fn warn_of_strangers(config: &Config) {
+    let by_name: BTreeMap<_, _> = config.clusters.iter().map(|cluster| (&cluster.name, cluster)).collect();
     let is_asked = |listener: &listener::Settings| {
         let is_tcp = listener.binds.iter().any(|bind| matches!(bind, Bind::Tcp(_) | Bind::Systemd(_)));
-        let chooses = |cluster: &cluster::Settings| {
+        let chooses = |cluster: &&cluster::Settings| {
             cluster.tls.as_ref().is_some_and(|tls| tls.identities().needs().is_some())
         };
-        let mut its = config.clusters.iter().filter(|cluster| listener.clusters.contains(&cluster.name));
+        let mut its = listener.clusters.iter().filter_map(|name| by_name.get(name));
         is_tcp && (!listener.admission.allow.is_empty() || its.any(chooses))
     };
     if config.listeners.iter().any(is_asked)

@@ -28,7 +28,6 @@ use crate::alarm;
 use crate::clock;
 use crate::cluster::{AttemptBound, AttemptStep, Cluster, DialError, DialTarget, NoLease, Purpose, Spare};
 use crate::credentials::{LoginCredential, LoginSettings};
-use crate::metrics::ClusterMetrics;
 use crate::policy::cluster_state::Unavailable;
 use crate::policy::eligibility::NoEndpoint;
 use crate::policy::retry;
@@ -86,7 +85,7 @@ async fn sign_in_and_dial(
     request: DialRequest<'_>,
     record: &mut DialRecord,
 ) -> Result<Dialled, DialFailure> {
-    let count = |result| ClusterMetrics::record_login(&cluster.settings().name, result);
+    let count = |result| cluster.metrics().record_login(result);
     let until = clock::now() + within(cluster, &request);
     let credential = login.choose(request.caller).inspect_err(|none| count(none.label()))?;
     if cluster.settings().protocol.must_finish_upgrade() {

@@ -225,7 +225,7 @@ impl<'a> Keeper<'a> {
 
     fn show(&self) {
         #[expect(clippy::cast_precision_loss, reason = "there are few")]
-        self.cluster.metrics().preconnected.set(self.cluster.spares().len() as f64);
+        self.cluster.metrics().preconnected.set(self.cluster.spares().len());
     }
 
     async fn end(mut self) {

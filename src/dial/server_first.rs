@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::cluster::{DialError, Lease, Ready};
 use crate::credentials::{LoginCredential, LoginPermit};
-use crate::metrics::ClusterMetrics;
 use crate::protocol::{Greeting, UpgradeRequest};
 use crate::sys::Socket;
 use crate::tls::IdentityChoice;
@@ -67,8 +66,7 @@ impl ServerFirstUpgrade {
                 match credential.acquire(self.greeted + CLIENT_REPLY_TIMEOUT).await {
                     Ok(permit) => Some((permit, database)),
                     Err(none) => {
-                        let name = &self.lease.cluster().settings().name;
-                        ClusterMetrics::record_login(name, none.label());
+                        self.lease.cluster().metrics().record_login(none.label());
                         self.finish_without_client().await;
                         return Err(none.into());
                     }
@@ -126,7 +124,7 @@ async fn sign_in_once_read(
     // Boxed: most clusters do not need it, and it would enlarge every session.
     let signed_in = Box::pin(sign_in(ready, settings, lease.endpoint(), who, &opening, None, record)).await;
     let result = signed_in.as_ref().map_or_else(DialError::login_result, |()| LOGIN_OK);
-    ClusterMetrics::record_login(&settings.name, result);
+    lease.cluster().metrics().record_login(result);
     match &signed_in {
         Ok(()) if ready.is_refused() => permit.give_back(),
         Ok(()) => permit.accept(),

@@ -16,7 +16,7 @@ use fastrand::Rng;
 use tokio::task::{Id, JoinSet};
 
 use super::file::{Contents, WatchedFile};
-use super::found_endpoints::{ENDPOINTS_MAX, FoundEndpoints, endpoints};
+use super::found_endpoints::{FoundEndpoints, endpoints};
 use super::loop_detection::{DialLoop, LoopDetector};
 use super::name::{Family, FamilyAnswer, KnownName, NameAnswer};
 use super::query_result::QueryResult;
@@ -25,8 +25,8 @@ use super::srv::{self, SrvRecord};
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{
-    Cluster, DiscoveryStatus, EndpointSettings as Settings, Host, Origin, OriginKind, Source, SrvService,
-    Target,
+    Cluster, DiscoveryStatus, ENDPOINTS_MAX, EndpointSettings as Settings, Host, Origin, OriginKind, Source,
+    SrvService, Target,
 };
 use crate::drain::DrainWatch;
 use crate::metrics::DiscoveryMetrics;
@@ -80,7 +80,7 @@ struct Following {
     cluster: Arc<Cluster>,
     services: DiscoveryServices,
     rng: Rng,
-    metrics: DiscoveryMetrics,
+    metrics: Arc<DiscoveryMetrics>,
     service: Option<Asking>,
     file: Option<WatchedFile>,
     targets: Vec<Target>,
@@ -132,8 +132,7 @@ enum Event {
 impl Following {
     fn new(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng) -> Option<Self> {
         let source = cluster.settings().source.clone()?;
-        let metrics =
-            DiscoveryMetrics::new(&cluster.settings().name, QueryResult::ALL.map(QueryResult::label));
+        let metrics = DiscoveryMetrics::of(&cluster.settings().name);
         let mut following = Self {
             // The endpoints it was configured with, or those known before a reload.
             applied: cluster.endpoints().iter().map(|endpoint| endpoint.settings().clone()).collect(),
@@ -398,7 +397,10 @@ impl Following {
         if has_names_settled && (!found.is_empty() || self.targets.is_empty()) {
             self.outgoing.clear();
         }
-        let is_new = |one: &&Settings| !self.is_loop(one) && !found.iter().any(|known| known.is_same(one));
+        let names: BTreeSet<_> = found.iter().map(|one| &one.name).collect();
+        let is_known =
+            |one: &Settings| names.contains(&one.name) && found.iter().any(|known| known.is_same(one));
+        let is_new = |one: &&Settings| !self.is_loop(one) && !is_known(one);
         let kept: Vec<_> = self.outgoing.iter().filter(is_new).take(ENDPOINTS_MAX).cloned().collect();
         found.extend(kept);
         // Until the first good answer the cluster keeps the endpoints that it began with.

@@ -4,11 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::name::KnownName;
-use crate::cluster::{Addresses, EndpointSettings as Settings, Host, Target};
+use crate::cluster::{Addresses, ENDPOINTS_MAX, EndpointSettings as Settings, Host, Target};
 use crate::name::EndpointName;
-
-/// Most endpoints that discovery gives a cluster; the rest of a longer list is left out.
-pub(super) const ENDPOINTS_MAX: usize = 256;
 
 /// The endpoints, at most [`ENDPOINTS_MAX`].
 #[derive(Debug)]

@@ -29,7 +29,8 @@ pub(crate) struct ListenerEdge {
 /// Listener edges, and the endpoints of the clusters that they lead to.
 #[derive(Debug, Default)]
 pub(crate) struct LoopGraph {
-    listener_edges: Vec<ListenerEdge>,
+    /// By port.
+    listener_edges: BTreeMap<u16, Vec<ListenerEdge>>,
     endpoints: BTreeMap<ClusterName, Vec<SocketAddr>>,
 }
 
@@ -51,9 +52,10 @@ impl LoopDetector {
         fixed: impl Iterator<Item = (ClusterName, Vec<SocketAddr>)>,
     ) {
         let mut graph = self.graph();
-        graph.endpoints.retain(|cluster, _| listener_edges.iter().any(|edge| edge.cluster == *cluster));
+        let led_to: BTreeSet<_> = listener_edges.iter().map(|edge| &edge.cluster).collect();
+        graph.endpoints.retain(|cluster, _| led_to.contains(cluster));
         graph.endpoints.extend(fixed);
-        graph.listener_edges = listener_edges;
+        graph.listener_edges = by_port(listener_edges);
     }
 
     /// Replaces the endpoints of a cluster.
@@ -73,11 +75,11 @@ impl LoopDetector {
 impl LoopGraph {
     /// From the listener edges and each cluster's endpoints.
     #[must_use]
-    pub(crate) const fn new(
+    pub(crate) fn new(
         listener_edges: Vec<ListenerEdge>,
         endpoints: BTreeMap<ClusterName, Vec<SocketAddr>>,
     ) -> Self {
-        Self { listener_edges, endpoints }
+        Self { listener_edges: by_port(listener_edges), endpoints }
     }
 
     /// How a dial of the cluster to `endpoint` would come back to the cluster, if it would.
@@ -88,7 +90,8 @@ impl LoopGraph {
         is_own: impl Fn(IpAddr) -> bool,
     ) -> Option<DialLoop> {
         let met = |at: SocketAddr| {
-            self.listener_edges.iter().filter(|edge| leads_to(at, edge.address, &is_own)).collect::<Vec<_>>()
+            let of_port = self.listener_edges.get(&at.port()).into_iter().flatten();
+            of_port.filter(|edge| leads_to(at, edge.address, &is_own)).collect::<Vec<_>>()
         };
         let first = met(endpoint);
         if let Some(own) = first.iter().find(|edge| edge.cluster == *cluster) {
@@ -111,6 +114,12 @@ impl LoopGraph {
         }
         None
     }
+}
+
+fn by_port(listener_edges: Vec<ListenerEdge>) -> BTreeMap<u16, Vec<ListenerEdge>> {
+    let mut by_port = BTreeMap::<u16, Vec<ListenerEdge>>::new();
+    listener_edges.into_iter().for_each(|edge| by_port.entry(edge.address.port()).or_default().push(edge));
+    by_port
 }
 
 /// Whether a connection to `endpoint` arrives at `own`. The unspecified address means this host in a dial, and every

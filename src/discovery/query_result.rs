@@ -12,9 +12,6 @@ pub(crate) enum QueryResult {
 }
 
 impl QueryResult {
-    /// Every value.
-    pub(crate) const ALL: [Self; 3] = [Self::Good, Self::Negative, Self::Failed];
-
     /// The label `result` in metrics.
     #[must_use]
     pub(crate) const fn label(self) -> &'static str {

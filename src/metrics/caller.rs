@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use metrics::{Counter, Gauge, counter, gauge};
-
 use super::names::{CALLER_CONNECTIONS, CALLER_REFUSED, CALLER_SESSIONS};
+use super::registry::{ReadPurpose, Registry};
+use super::text::{Text, labels};
+use super::values::{Counter, Gauge};
 use crate::caller;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -23,7 +24,10 @@ const SHARED: [&str; 3] = [NO_UNIT, USERS, OTHERS];
 /// How many units have series of their own.
 const UNITS_MAX: usize = 100;
 
+static CALLERS: Registry<CallerSeries> = Registry::new();
+
 /// The metrics of one unit's callers.
+#[derive(Default)]
 pub(crate) struct CallerSeries {
     connections: Counter,
     refused: Counter,
@@ -35,8 +39,8 @@ impl CallerMetrics {
     pub(crate) fn resume(&self, labels: impl Iterator<Item = String>) {
         let mut series = self.lock();
         for label in labels.take(UNITS_MAX + SHARED.len()) {
-            let new = CallerSeries::new(&label);
-            series.entry(label).or_insert_with(|| Arc::new(new));
+            let new = CallerSeries::of(&label);
+            series.entry(label).or_insert(new);
         }
     }
 
@@ -51,9 +55,7 @@ impl CallerMetrics {
         };
         match series.get(label) {
             Some(known) => Arc::clone(known),
-            None => Arc::clone(
-                series.entry(label.to_owned()).or_insert_with(|| Arc::new(CallerSeries::new(label))),
-            ),
+            None => Arc::clone(series.entry(label.to_owned()).or_insert_with(|| CallerSeries::of(label))),
         }
     }
 
@@ -68,19 +70,14 @@ fn units_in(series: &BTreeMap<String, Arc<CallerSeries>>) -> usize {
 }
 
 impl CallerSeries {
-    fn new(unit: &str) -> Self {
-        let unit = unit.to_owned();
-        Self {
-            connections: counter!(CALLER_CONNECTIONS, "unit" => unit.clone()),
-            refused: counter!(CALLER_REFUSED, "unit" => unit.clone()),
-            sessions: gauge!(CALLER_SESSIONS, "unit" => unit),
-        }
+    fn of(unit: &str) -> Arc<Self> {
+        CALLERS.of(&labels([("unit", unit)]))
     }
 
     /// Records a connection of the unit.
     pub(crate) fn record_connection(&self) {
         self.connections.increment(1);
-        self.sessions.increment(1);
+        self.sessions.increment();
     }
 
     /// Records that it was refused.
@@ -89,8 +86,21 @@ impl CallerSeries {
     }
 
     pub(crate) fn record_end(&self) {
-        self.sessions.decrement(1);
+        self.sessions.decrement();
     }
+}
+
+/// Writes those of all units.
+pub(super) fn write(text: &mut Text<'_>, purpose: ReadPurpose) {
+    let all = CALLERS.read(purpose);
+    text.family(&CALLER_CONNECTIONS, &all, |its, series| series.counter(&its.connections));
+    text.family(&CALLER_REFUSED, &all, |its, series| series.counter(&its.refused));
+    text.family(&CALLER_SESSIONS, &all, |its, series| series.gauge(&its.sessions));
+}
+
+/// Drops what nobody asks for.
+pub(super) fn upkeep() {
+    CALLERS.upkeep();
 }
 
 #[cfg(test)]

@@ -1,28 +1,35 @@
 //! The metrics of a cluster: its sessions and dials, its credentials, its discovery.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-
-use super::label_guard::LabelGuard;
 use super::names::{
     BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
-    DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, HEDGED_DIALS, INSECURE, LOGIN_EXPIRY, LOGIN_FETCHES,
-    LOGIN_SUCCESS, LOGINS, PENDING_DIALS, PRECONNECTED, PRECONNECTS, RETRY_BUDGET_EXHAUSTED,
-    SESSION_DURATION, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION, WAITING_SESSIONS,
+    DISCOVERY_FAILING, DISCOVERY_SUCCESS, DialBounds, FIRST_BYTE, HEDGED_DIALS, INSECURE, LOGIN_EXPIRY,
+    LOGIN_FETCHES, LOGIN_SUCCESS, LOGINS, PENDING_DIALS, PRECONNECTED, PRECONNECTS, RETRY_BUDGET_EXHAUSTED,
+    SESSION_DURATION, SessionBounds, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION, WAITING_SESSIONS,
 };
+use super::registry::{ReadPurpose, Registry};
+use super::text::{Text, labels};
+use super::values::{Counter, Gauge, Histogram, Tally, Timestamp};
 use crate::name::ClusterName;
+use crate::sync::Mutex;
 
-#[derive(Clone)]
+static CLUSTERS: Registry<ClusterMetrics> = Registry::new();
+static CREDENTIALS: Registry<CredentialMetrics> = Registry::new();
+static CERTIFICATES: Registry<Timestamp> = Registry::new();
+static LOGIN_SOURCES: Registry<LoginMetrics> = Registry::new();
+static LOGIN_ENDS: Registry<Timestamp> = Registry::new();
+static DISCOVERIES: Registry<DiscoveryMetrics> = Registry::new();
+
+#[derive(Default)]
 pub(crate) struct ClusterMetrics {
-    _guard: Arc<LabelGuard>,
     pub pending_dials: Gauge,
     /// Sessions that wait for room.
     pub waiting: Gauge,
     /// How long sessions waited that got room.
-    pub wait_duration: Histogram,
+    pub wait_duration: Histogram<DialBounds>,
     /// Upstream connections that are ready.
     pub preconnected: Gauge,
     /// Sessions that got one.
@@ -35,74 +42,56 @@ pub(crate) struct ClusterMetrics {
     pub preconnects_died: Counter,
     /// Dials that got no further attempt because the retry budget was exhausted.
     pub retry_budget_exhausted: Counter,
-    hedged: BTreeMap<&'static str, Counter>,
-    trials: BTreeMap<&'static str, Counter>,
+    hedged: Tally,
+    trials: Tally,
+    logins: Tally,
     /// Sessions whose server ended TLS without close_notify.
     pub unclean_tls_ends: Counter,
     panic: Gauge,
     breaker_state: Gauge,
-    breaker_transitions: BTreeMap<&'static str, Counter>,
-    session_duration: Histogram,
-    first_byte: Histogram,
+    breaker_transitions: Tally,
+    is_unverified: Gauge,
+    session_duration: Histogram<SessionBounds>,
+    first_byte: Histogram<DialBounds>,
+}
+
+/// The label of a cluster.
+pub(super) fn label_of(cluster: &ClusterName) -> String {
+    labels([("cluster", cluster.as_str())])
 }
 
 impl ClusterMetrics {
-    /// The handles of one cluster; `breaker`: every state that its breaker may have.
+    /// Those of one cluster; of one that there is already, the same.
     #[must_use]
-    pub(crate) fn new(cluster: &ClusterName, breaker: &[&'static str]) -> Self {
-        let cluster = cluster.to_string();
-        let preconnects =
-            |result: &'static str| counter!(PRECONNECTS, "cluster" => cluster.clone(), "result" => result);
-        let counters = |name: &'static str, results: [&'static str; 3]| {
-            let counter = |result| counter!(name, "cluster" => cluster.clone(), "result" => result);
-            results.map(|result| (result, counter(result))).into()
-        };
-        let transitions =
-            |to: &'static str| counter!(BREAKER_TRANSITIONS, "cluster" => cluster.clone(), "to" => to);
-        Self {
-            _guard: LabelGuard::of("cluster", &cluster),
-            preconnected: gauge!(PRECONNECTED, "cluster" => cluster.clone()),
-            preconnect_hits: preconnects("hit"),
-            preconnect_misses: preconnects("miss"),
-            preconnects_retired: preconnects("retired"),
-            preconnects_died: preconnects("died"),
-            panic: gauge!(CLUSTER_PANIC, "cluster" => cluster.clone()),
-            retry_budget_exhausted: counter!(RETRY_BUDGET_EXHAUSTED, "cluster" => cluster.clone()),
-            hedged: counters(HEDGED_DIALS, ["won", "lost", "failed"]),
-            trials: counters(TRIALS, ["ok", "failed", "untold"]),
-            unclean_tls_ends: counter!(UNCLEAN_TLS_ENDS, "cluster" => cluster.clone()),
-            breaker_state: gauge!(BREAKER_STATE, "cluster" => cluster.clone()),
-            breaker_transitions: breaker.iter().map(|to| (*to, transitions(to))).collect(),
-            pending_dials: gauge!(PENDING_DIALS, "cluster" => cluster.clone()),
-            waiting: gauge!(WAITING_SESSIONS, "cluster" => cluster.clone()),
-            wait_duration: histogram!(WAIT_DURATION, "cluster" => cluster.clone()),
-            session_duration: histogram!(SESSION_DURATION, "cluster" => cluster.clone()),
-            first_byte: histogram!(FIRST_BYTE, "cluster" => cluster),
-        }
+    pub(crate) fn of(cluster: &ClusterName) -> Arc<Self> {
+        CLUSTERS.of(&label_of(cluster))
     }
 
     /// Records the result of a hedged attempt.
     pub(crate) fn record_hedge(&self, result: &'static str) {
-        self.hedged.get(result).into_iter().for_each(|counter| counter.increment(1));
+        self.hedged.increment(result);
     }
 
     /// Records the result of a trial.
     pub(crate) fn record_trial(&self, result: &'static str) {
-        self.trials.get(result).into_iter().for_each(|counter| counter.increment(1));
+        self.trials.increment(result);
+    }
+
+    /// Records a login in the place of a client.
+    pub(crate) fn record_login(&self, result: &'static str) {
+        self.logins.increment(result);
     }
 
     /// Records a breaker's change to that state.
     pub(crate) fn record_breaker_transition(&self, to: &'static str) {
-        if let Some(counter) = self.breaker_transitions.get(to) {
-            counter.increment(1);
-        }
+        self.breaker_transitions.increment(to);
     }
 
     /// Sets the breaker's state, by its number, and whether health is ignored because all endpoints are
     /// down.
     pub(crate) fn set_state(&self, breaker: u8, is_in_panic: bool) {
-        self.breaker_state.set(f64::from(breaker));
-        self.panic.set(if is_in_panic { 1.0 } else { 0.0 });
+        self.breaker_state.set(breaker.into());
+        self.panic.set(is_in_panic.into());
     }
 
     /// Records the end of a session that relayed.
@@ -113,18 +102,13 @@ impl ClusterMetrics {
         }
     }
 
-    /// Records a login in the place of a client.
-    pub(crate) fn record_login(cluster: &ClusterName, result: &'static str) {
-        counter!(LOGINS, "cluster" => cluster.to_string(), "result" => result).increment(1);
-    }
-
     /// Records what the TLS settings determine.
-    pub(crate) fn record_tls_settings(cluster: &ClusterName, is_verified: bool) {
-        gauge!(INSECURE, "cluster" => cluster.to_string()).set(if is_verified { 0.0 } else { 1.0 });
+    pub(crate) fn record_tls_settings(&self, is_verified: bool) {
+        self.is_unverified.set((!is_verified).into());
     }
 }
 
-#[derive(Clone)]
+#[derive(Default)]
 pub(crate) struct CredentialMetrics {
     /// The content of its files was replaced, and is in use.
     pub replaced: Counter,
@@ -133,90 +117,139 @@ pub(crate) struct CredentialMetrics {
 }
 
 impl CredentialMetrics {
+    /// Those of one credential.
     #[must_use]
-    pub(crate) fn new(kind: &'static str, name: &str) -> Self {
-        let reloads = |result: &'static str| counter!(CREDENTIAL_RELOADS, "kind" => kind, "name" => name.to_owned(), "result" => result);
-        Self { replaced: reloads("ok"), failed: reloads("failed") }
+    pub(crate) fn of(kind: &'static str, name: &str) -> Arc<Self> {
+        CREDENTIALS.of(&labels([("kind", kind), ("name", name)]))
     }
 
-    /// Records when the cluster's credentials of that role expire, in seconds since 1970.
-    pub(crate) fn record_expiry(cluster: &ClusterName, role: &'static str, at: f64) {
-        gauge!(CERTIFICATE_EXPIRY, "cluster" => cluster.to_string(), "role" => role).set(at);
+    /// When the cluster's credentials of that role expire.
+    #[must_use]
+    pub(crate) fn expiry(cluster: &ClusterName, role: &'static str) -> Arc<Timestamp> {
+        CERTIFICATES.of(&labels([("cluster", cluster.as_str()), ("role", role)]))
     }
 }
 
 /// The metrics of a credential for signing in.
+#[derive(Default)]
 pub(crate) struct LoginMetrics {
-    cluster: ClusterName,
-    source: &'static str,
     fetched: Counter,
-    succeeded: Gauge,
+    succeeded: Timestamp,
     /// Its source gave none, or none that can be used.
     pub failed: Counter,
+    /// Of the user whose credential was fetched last.
+    expiry: Mutex<Option<Arc<Timestamp>>>,
 }
 
 impl LoginMetrics {
+    /// Those of one source of a cluster's logins.
     #[must_use]
-    pub(crate) fn new(cluster: &ClusterName, source: &'static str) -> Self {
-        let fetches = |result: &'static str| counter!(LOGIN_FETCHES, "cluster" => cluster.to_string(), "source" => source, "result" => result);
-        Self {
-            cluster: cluster.clone(),
-            source,
-            fetched: fetches("ok"),
-            succeeded: gauge!(LOGIN_SUCCESS, "cluster" => cluster.to_string(), "source" => source),
-            failed: fetches("failed"),
-        }
+    pub(crate) fn of(cluster: &ClusterName, source: &'static str) -> Arc<Self> {
+        LOGIN_SOURCES.of(&labels([("cluster", cluster.as_str()), ("source", source)]))
     }
 
     /// Records that the source gave a credential at that time, of that user, and when it ends. Only sources whose user is in the
     /// file say the latter, so that users are as few as there.
-    pub(crate) fn record_fetched(&self, at: SystemTime, user: &str, expires: Option<SystemTime>) {
-        let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    pub(crate) fn record_fetched(
+        &self,
+        cluster: &ClusterName,
+        source: &'static str,
+        at: SystemTime,
+        user: &str,
+        expires: Option<SystemTime>,
+    ) {
         self.fetched.increment(1);
-        self.succeeded.set(since(at).as_secs_f64());
+        self.succeeded.set(at);
         if let Some(end) = expires {
-            let (cluster, user) = (self.cluster.to_string(), user.to_owned());
-            gauge!(LOGIN_EXPIRY, "cluster" => cluster, "source" => self.source, "user" => user)
-                .set(since(end).as_secs_f64());
+            let its =
+                LOGIN_ENDS.of(&labels([("cluster", cluster.as_str()), ("source", source), ("user", user)]));
+            its.set(end);
+            *self.expiry.lock() = Some(its);
         }
     }
 }
 
+#[derive(Default)]
 pub(crate) struct DiscoveryMetrics {
-    answers: BTreeMap<&'static str, Counter>,
+    answers: Tally,
     failing: Gauge,
-    succeeded: Gauge,
+    succeeded: Timestamp,
 }
 
 impl DiscoveryMetrics {
-    /// The handles of one cluster; `results`: every result that a query may have.
+    /// Those of one cluster's discovery.
     #[must_use]
-    pub(crate) fn new(cluster: &ClusterName, results: [&'static str; 3]) -> Self {
-        let cluster = cluster.to_string();
-        let answer =
-            |result: &'static str| counter!(DISCOVERY, "cluster" => cluster.clone(), "result" => result);
-        Self {
-            answers: results.map(|result| (result, answer(result))).into(),
-            failing: gauge!(DISCOVERY_FAILING, "cluster" => cluster.clone()),
-            succeeded: gauge!(DISCOVERY_SUCCESS, "cluster" => cluster),
-        }
+    pub(crate) fn of(cluster: &ClusterName) -> Arc<Self> {
+        DISCOVERIES.of(&label_of(cluster))
     }
 
     /// Records the result of a query.
     pub(crate) fn record_answer(&self, result: &'static str) {
-        if let Some(counter) = self.answers.get(result) {
-            counter.increment(1);
-        }
+        self.answers.increment(result);
     }
 
     /// Records the time of a successful answer.
     pub(crate) fn record_success(&self, at: SystemTime) {
-        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.succeeded.set(since.as_secs_f64());
+        self.succeeded.set(at);
     }
 
     /// Sets how many of the cluster's sources have no answer.
     pub(crate) fn set_failing(&self, origins: usize) {
-        self.failing.set(u32::try_from(origins).unwrap_or(u32::MAX));
+        self.failing.set(origins);
     }
+}
+
+/// Writes those of all clusters; returns the clusters' labels.
+pub(super) fn write(text: &mut Text<'_>, purpose: ReadPurpose) -> BTreeSet<Arc<str>> {
+    let all = CLUSTERS.read(purpose);
+    text.family(&SESSION_DURATION, &all, |its, series| series.histogram(&its.session_duration));
+    text.family(&FIRST_BYTE, &all, |its, series| series.histogram(&its.first_byte));
+    text.family(&PRECONNECTED, &all, |its, series| series.gauge(&its.preconnected));
+    text.family(&PRECONNECTS, &all, |its, series| {
+        let (hits, misses) = (its.preconnect_hits.get(), its.preconnect_misses.get());
+        let (retired, died) = (its.preconnects_retired.get(), its.preconnects_died.get());
+        let results = [("hit", hits), ("miss", misses), ("retired", retired), ("died", died)];
+        series.counts("result", results, false);
+    });
+    text.family(&BREAKER_STATE, &all, |its, series| series.gauge(&its.breaker_state));
+    text.family(&BREAKER_TRANSITIONS, &all, |its, series| series.tally("to", &its.breaker_transitions));
+    text.family(&RETRY_BUDGET_EXHAUSTED, &all, |its, series| series.counter(&its.retry_budget_exhausted));
+    text.family(&HEDGED_DIALS, &all, |its, series| series.tally("result", &its.hedged));
+    text.family(&TRIALS, &all, |its, series| series.tally("result", &its.trials));
+    text.family(&UNCLEAN_TLS_ENDS, &all, |its, series| series.counter(&its.unclean_tls_ends));
+    text.family(&CLUSTER_PANIC, &all, |its, series| series.gauge(&its.panic));
+    text.family(&PENDING_DIALS, &all, |its, series| series.gauge(&its.pending_dials));
+    text.family(&WAITING_SESSIONS, &all, |its, series| series.gauge(&its.waiting));
+    text.family(&WAIT_DURATION, &all, |its, series| series.histogram(&its.wait_duration));
+    text.family(&LOGINS, &all, |its, series| series.tally("result", &its.logins));
+    text.family(&INSECURE, &all, |its, series| series.gauge(&its.is_unverified));
+    write_credentials(text, purpose);
+    let discoveries = DISCOVERIES.read(purpose);
+    text.family(&DISCOVERY, &discoveries, |its, series| series.tally("result", &its.answers));
+    text.family(&DISCOVERY_FAILING, &discoveries, |its, series| series.gauge(&its.failing));
+    text.family(&DISCOVERY_SUCCESS, &discoveries, |its, series| series.timestamp(&its.succeeded));
+    all.into_iter().map(|(labels, _)| labels).collect()
+}
+
+fn write_credentials(text: &mut Text<'_>, purpose: ReadPurpose) {
+    text.family(&CERTIFICATE_EXPIRY, &CERTIFICATES.read(purpose), |end, series| series.timestamp(end));
+    text.family(&CREDENTIAL_RELOADS, &CREDENTIALS.read(purpose), |its, series| {
+        series.counts("result", [("ok", its.replaced.get()), ("failed", its.failed.get())], false);
+    });
+    text.family(&LOGIN_EXPIRY, &LOGIN_ENDS.read(purpose), |end, series| series.timestamp(end));
+    let sources = LOGIN_SOURCES.read(purpose);
+    text.family(&LOGIN_SUCCESS, &sources, |its, series| series.timestamp(&its.succeeded));
+    text.family(&LOGIN_FETCHES, &sources, |its, series| {
+        series.counts("result", [("ok", its.fetched.get()), ("failed", its.failed.get())], false);
+    });
+}
+
+/// Drops what nobody asks for.
+pub(super) fn upkeep() {
+    CLUSTERS.upkeep();
+    CREDENTIALS.upkeep();
+    CERTIFICATES.upkeep();
+    LOGIN_SOURCES.upkeep();
+    LOGIN_ENDS.upkeep();
+    DISCOVERIES.upkeep();
 }

@@ -1,10 +1,11 @@
-//! Sums that continue from those of our predecessors: parsed from their own text, and added to ours line by line.
+//! Sums that continue from those of our predecessors: parsed from their own text, and added to ours series by series
+//! (`text`).
 //!
-//! Text is stable between versions, and every version has it. A series is kept only while we have it, too, so that none
+//! Text is stable between versions, and every version has it. A series is kept only while we have its object, so that none
 //! stays for ever (one that appears again begins anew); and a histogram only with the same buckets.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
@@ -90,41 +91,43 @@ impl AllInherited {
         }
     }
 
-    /// The inherited metrics of our successor: with our own, as text, and without series that no longer exist.
-    pub(super) fn with(mut self, process: u32, own: &str) -> Self {
-        let own = InheritedMetrics::read(own);
-        self.ended.sums.retain(|series, _| own.sums.contains_key(series));
-        self.update(process, own);
+    /// The inherited metrics of our successor: with our own, as text, and without series that are not shown any more; `shown`:
+    /// the text of both.
+    pub(super) fn with(mut self, process: u32, own: &str, shown: &str) -> Self {
+        let shown = InheritedMetrics::read(shown);
+        self.ended.sums.retain(|series, _| shown.sums.contains_key(series));
+        self.update(process, InheritedMetrics::read(own));
         self
     }
 
     /// The units whose callers they have counted.
     pub(super) fn units(&self) -> BTreeSet<String> {
         let unit = |series: &String| {
-            let labels = series.strip_prefix(CALLER_CONNECTIONS)?.strip_prefix("{unit=\"")?;
+            let labels = series.strip_prefix(CALLER_CONNECTIONS.name)?.strip_prefix("{unit=\"")?;
             Some(unescaped(labels.strip_suffix("\"}")?))
         };
         self.all().flat_map(|one| one.sums.keys()).filter_map(unit).collect()
     }
 
-    /// Adds the inherited sums to our own text.
-    pub(super) fn add_to(&self, text: String) -> String {
-        if *self == Self::default() {
-            return text;
-        }
-        let mut both = String::with_capacity(text.len());
-        for line in text.lines() {
-            let of_all = |series: &str| self.all().map(|one| one.of(series)).sum::<f64>();
-            let theirs = Sample::read(line).map(|sample| (of_all(sample.series), sample));
-            // Writing to a string cannot fail.
-            let _ = match theirs {
-                Some((theirs, Sample { series, value, .. })) if theirs > 0.0 => {
-                    writeln!(both, "{series} {}", value + theirs)
-                }
-                Some(_) | None => writeln!(both, "{line}"),
-            };
-        }
-        both
+    /// What all of them have counted of a series, as it is written.
+    pub(super) fn of(&self, series: &str) -> f64 {
+        self.all().map(|one| one.of(series)).sum()
+    }
+
+    /// How the series go on that begin like this, each once.
+    pub(super) fn endings(&self, beginning: &str) -> BTreeSet<String> {
+        let of_one = |one: &InheritedMetrics| {
+            let from = (Bound::Included(beginning), Bound::Unbounded);
+            let series =
+                one.sums.range::<str, _>(from).map_while(|(series, _)| series.strip_prefix(beginning));
+            series.map(ToOwned::to_owned).collect::<Vec<_>>()
+        };
+        self.all().flat_map(of_one).collect()
+    }
+
+    /// Whether nobody has counted anything.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 
     fn all(&self) -> impl Iterator<Item = &InheritedMetrics> {
@@ -185,17 +188,16 @@ fn has_our_buckets(family: &str, bounds: &BTreeSet<&str>) -> bool {
 mod tests {
     use super::*;
 
-    fn histogram(bounds: &[f64], each: u32) -> String {
+    fn histogram(bounds: &[f64]) -> String {
         let mut text = "# TYPE ambassador_first_byte_seconds histogram\n".to_owned();
         for (count, bound) in (1..).zip(bounds.iter().map(ToString::to_string).chain(["+Inf".into()])) {
-            let total = count * each;
-            writeln!(text, "ambassador_first_byte_seconds_bucket{{cluster=\"up\",le=\"{bound}\"}} {total}")
-                .unwrap();
+            text +=
+                &format!("ambassador_first_byte_seconds_bucket{{cluster=\"up\",le=\"{bound}\"}} {count}\n");
         }
-        writeln!(text, "ambassador_first_byte_seconds_sum{{cluster=\"up\"}} 1.5").unwrap();
-        writeln!(text, "ambassador_first_byte_seconds_count{{cluster=\"up\"}} 17").unwrap();
-        text
+        text + "ambassador_first_byte_seconds_count{cluster=\"up\"} 17\n"
     }
+
+    const ACCEPTED: &str = "ambassador_accepted_total{listener=\"app\"}";
 
     /// What one process, number 7, has counted.
     fn living(text: &str) -> AllInherited {
@@ -203,65 +205,51 @@ mod tests {
     }
 
     fn accepted(count: u32) -> String {
-        format!(
-            "# TYPE ambassador_accepted_total counter\nambassador_accepted_total{{listener=\"app\"}} {count}\n"
-        )
+        format!("# TYPE ambassador_accepted_total counter\n{ACCEPTED} {count}\n")
     }
 
     #[test]
     fn several_processes_are_heard_until_each_has_ended() {
-        let mut inherited = AllInherited::default().with(1, &accepted(10)).with(2, &accepted(200));
-        let seen = |inherited: &AllInherited| inherited.add_to(accepted(3));
-        assert_eq!(seen(&inherited), accepted(213));
+        let with =
+            |inherited: AllInherited, process, own| inherited.with(process, &accepted(own), &accepted(1));
+        let mut inherited = with(with(AllInherited::default(), 1, 10), 2, 200);
+        assert_eq!(inherited.of(ACCEPTED), 210.0);
         inherited.update(1, InheritedMetrics::read(&accepted(12)));
-        assert_eq!(seen(&inherited), accepted(215));
+        assert_eq!(inherited.of(ACCEPTED), 212.0);
         inherited.end(1);
         inherited.end(1);
-        assert_eq!(seen(&inherited), accepted(215));
+        assert_eq!(inherited.of(ACCEPTED), 212.0);
         let written = serde_json::to_string(&inherited).unwrap();
         let mut read: AllInherited = serde_json::from_str(&written).unwrap();
         assert_eq!(read, inherited);
         read.retain(&[]);
-        assert_eq!(seen(&read), accepted(215));
-        let renamed = read.with(3, "");
-        assert_eq!(renamed.with(4, "").add_to(accepted(3)), accepted(3), "nobody counts them any more");
+        assert_eq!(read.of(ACCEPTED), 212.0);
+        assert_eq!(read.clone().with(3, "", &accepted(212)).of(ACCEPTED), 212.0, "it is shown");
+        assert!(read.with(3, "", "").with(4, "", "").of(ACCEPTED) == 0.0, "nobody shows them any more");
     }
 
     #[test]
-    fn counters_go_on_where_they_were_and_what_nobody_has_any_more_is_left_out() {
+    fn counters_are_read_and_those_of_the_process_are_not() {
         let theirs = "# HELP ambassador_accepted_total Connections accepted.\n# TYPE ambassador_accepted_total counter\n\
                       ambassador_accepted_total{listener=\"app\"} 9007199254740993\n\
                       ambassador_accepted_total{listener=\"gone {} here\"} 5\n\n\
                       # TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total 7\n";
-        let ours = "# TYPE ambassador_accepted_total counter\nambassador_accepted_total{listener=\"app\"} 2\n\
-                    ambassador_accepted_total{listener=\"new\"} 1\n\nprocess_cpu_seconds_total 1\n";
-        let sum = "# TYPE ambassador_accepted_total counter\nambassador_accepted_total{listener=\"app\"} 9007199254740994\n\
-                   ambassador_accepted_total{listener=\"new\"} 1\n\nprocess_cpu_seconds_total 1\n";
-        assert_eq!(living(theirs).add_to(ours.into()), sum);
-        assert_eq!(AllInherited::default().add_to(ours.into()), ours);
-    }
-
-    #[test]
-    fn sessions_are_those_of_both_while_the_other_lives_and_other_gauges_are_ours() {
-        let theirs = "# TYPE ambassador_sessions_active gauge\nambassador_sessions_active{listener=\"app\"} 5\n\
-                      # TYPE ambassador_breaker_state gauge\nambassador_breaker_state{cluster=\"up\"} 2\n";
-        let ours =
-            "ambassador_sessions_active{listener=\"app\"} 3\nambassador_breaker_state{cluster=\"up\"} 0\n";
-        let mut inherited = living(theirs);
-        assert_eq!(inherited.add_to(ours.into()), ours.replace("} 3", "} 8"));
-        inherited.end(7);
-        assert_eq!(inherited.add_to(ours.into()), ours);
+        let inherited = living(theirs);
+        assert_eq!(inherited.of(ACCEPTED), 9_007_199_254_740_992.0);
+        assert_eq!(inherited.of("ambassador_accepted_total{listener=\"gone {} here\"}"), 5.0);
+        assert_eq!(inherited.of("process_cpu_seconds_total"), 0.0);
+        assert!(AllInherited::default().is_empty() && !inherited.is_empty());
     }
 
     #[test]
     fn histograms_are_carried_with_the_same_buckets_only() {
         let bounds = histograms().find(|(name, _)| *name == "ambassador_first_byte_seconds").unwrap().1;
-        let ours = histogram(bounds, 1);
-        let both = living(&histogram(bounds, 10)).add_to(ours.clone());
-        assert!(both.contains("le=\"0.0001\"} 11\n") && both.contains("le=\"+Inf\"} 187\n"), "{both}");
-        assert!(both.contains("_sum{cluster=\"up\"} 3\n") && both.contains("_count{cluster=\"up\"} 34\n"));
+        let count = |bounds: &[f64]| {
+            living(&histogram(bounds)).of("ambassador_first_byte_seconds_count{cluster=\"up\"}")
+        };
+        assert_eq!(count(bounds), 17.0);
         for other in [&bounds[1..], &[&[0.000_01], bounds].concat()] {
-            assert_eq!(living(&histogram(other, 10)).add_to(ours.clone()), ours);
+            assert_eq!(count(other), 0.0);
         }
     }
 

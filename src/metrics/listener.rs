@@ -1,26 +1,29 @@
 //! The metrics of a listener and its destinations.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use metrics::{Counter, Gauge, counter, gauge};
-
-use super::label_guard::LabelGuard;
+use super::cluster::label_of as label_of_cluster;
 use super::names::{ACCEPT_ERRORS, ACCEPTED, CONNECTIONS, RECEIVED_BYTES, SENT_BYTES, SESSIONS_ACTIVE};
+use super::registry::{ReadPurpose, Registry};
+use super::text::{Text, labels};
+use super::values::{Counter, Gauge};
 use crate::name::{ClusterName, ListenerName};
 use crate::outcome::Outcome;
 
-#[derive(Clone)]
+static LISTENERS: Registry<ListenerMetrics> = Registry::new();
+static DESTINATIONS: Registry<DestinationMetrics> = Registry::new();
+
+#[derive(Default)]
 pub(crate) struct ListenerMetrics {
     pub accepted: Counter,
     pub accept_errors: Counter,
-    _guard: Arc<LabelGuard>,
-    ended: BTreeMap<Outcome, Counter>,
+    ended: [Counter; Outcome::ALL.len()],
 }
 
 /// The metrics of sessions between a listener and a cluster. They may outlive both, so that sums continue when these
-/// come back, and so they hold no [`LabelGuard`] of either.
-#[derive(Clone)]
+/// come back, and are shown while there are both.
+#[derive(Default)]
 pub(crate) struct DestinationMetrics {
     pub active: Gauge,
     /// Bytes to the upstream, as an absolute count.
@@ -30,35 +33,76 @@ pub(crate) struct DestinationMetrics {
 }
 
 impl DestinationMetrics {
-    /// The handles of one listener and one of its clusters.
+    /// Those of one listener and one of its clusters.
     #[must_use]
-    pub(crate) fn new(listener: &ListenerName, cluster: &ClusterName) -> Self {
-        let (listener, cluster) = (listener.to_string(), cluster.to_string());
-        Self {
-            active: gauge!(SESSIONS_ACTIVE, "listener" => listener.clone(), "cluster" => cluster.clone()),
-            sent: counter!(SENT_BYTES, "listener" => listener.clone(), "cluster" => cluster.clone()),
-            received: counter!(RECEIVED_BYTES, "listener" => listener, "cluster" => cluster),
-        }
+    pub(crate) fn of(listener: &ListenerName, cluster: &ClusterName) -> Arc<Self> {
+        DESTINATIONS.of(&[label_of(listener), label_of_cluster(cluster)].join(","))
     }
 }
 
 impl ListenerMetrics {
+    /// Those of one listener; of one that there is already, the same.
     #[must_use]
-    pub(crate) fn new(listener: &ListenerName) -> Self {
-        let listener = listener.to_string();
-        let ended = |outcome: Outcome| counter!(CONNECTIONS, "listener" => listener.clone(), "outcome" => outcome.label());
-        Self {
-            _guard: LabelGuard::of("listener", &listener),
-            accepted: counter!(ACCEPTED, "listener" => listener.clone()),
-            accept_errors: counter!(ACCEPT_ERRORS, "listener" => listener.clone()),
-            ended: Outcome::ALL.into_iter().map(|outcome| (outcome, ended(outcome))).collect(),
-        }
+    pub(crate) fn of(listener: &ListenerName) -> Arc<Self> {
+        LISTENERS.of(&label_of(listener))
     }
 
     /// Records the outcome of a connection.
     pub(crate) fn record_end(&self, outcome: Outcome) {
-        if let Some(counter) = self.ended.get(&outcome) {
-            counter.increment(1);
+        self.ended[outcome as usize].increment(1);
+    }
+}
+
+fn label_of(listener: &ListenerName) -> String {
+    labels([("listener", listener.as_str())])
+}
+
+/// The label of the listener, and that of the cluster. A quote within a value is escaped, so the mark is unique.
+fn parted(labels: &str) -> Option<(&str, &str)> {
+    let end = labels.find("\",cluster=\"")? + 1;
+    Some((&labels[..end], &labels[end + 1..]))
+}
+
+/// Writes those of all listeners. `clusters`: the labels of the clusters that there are.
+pub(super) fn write(text: &mut Text<'_>, purpose: ReadPurpose, clusters: &BTreeSet<Arc<str>>) {
+    let all = LISTENERS.read(purpose);
+    text.family(&ACCEPTED, &all, |its, series| series.counter(&its.accepted));
+    text.family(&CONNECTIONS, &all, |its, series| {
+        // Once a listener is used, all of its outcomes are there: else the first failure of a kind would come with the series,
+        // and no alert on an increase would see it.
+        let ended =
+            Outcome::ALL.iter().zip(&its.ended).map(|(outcome, count)| (outcome.label(), count.get()));
+        let is_used = its.accepted.get() > 0 || series.is_inherited(&ACCEPTED);
+        series.counts("outcome", ended, is_used);
+    });
+    text.family(&ACCEPT_ERRORS, &all, |its, series| series.counter(&its.accept_errors));
+    let listeners: BTreeSet<_> = all.into_iter().map(|(labels, _)| labels).collect();
+    let mut destinations = DESTINATIONS.read(purpose);
+    destinations.retain(|(labels, _)| {
+        parted(labels)
+            .is_some_and(|(listener, cluster)| listeners.contains(listener) && clusters.contains(cluster))
+    });
+    text.family(&SESSIONS_ACTIVE, &destinations, |its, series| series.gauge(&its.active));
+    text.family(&SENT_BYTES, &destinations, |its, series| series.counter(&its.sent));
+    text.family(&RECEIVED_BYTES, &destinations, |its, series| series.counter(&its.received));
+}
+
+/// Drops what nobody asks for.
+pub(super) fn upkeep() {
+    LISTENERS.upkeep();
+    DESTINATIONS.upkeep();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_the_names_are_a_destination_belongs_to_both() {
+        for (listener, cluster) in [("l", "c"), ("l\",cluster=\"x", "c"), ("\\", "\",cluster=\""), ("", "")] {
+            let (listener, cluster) = (ListenerName::from(listener), ClusterName::from(cluster));
+            let both = [label_of(&listener), label_of_cluster(&cluster)].join(",");
+            assert_eq!(parted(&both), Some((&*label_of(&listener), &*label_of_cluster(&cluster))));
         }
     }
 }

@@ -1,15 +1,15 @@
 //! Every metric, one row each: its name, its kind, its help and its buckets. All else is derived from the table.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use super::values::Bounds;
 
 /// The prefix of all names, except those of the process (`process_*`).
 pub(super) const PREFIX: &str = "ambassador_";
 
 /// A row of the table.
-struct Metric {
-    name: &'static str,
+pub(super) struct Metric {
+    pub(super) name: &'static str,
     kind: Kind,
-    help: &'static str,
+    pub(super) help: &'static str,
 }
 
 enum Kind {
@@ -25,19 +25,28 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram, LiveGauge, Timestamp};
 
 /// From a tenth of a millisecond, for a dial on the same host, to ten seconds, the default deadline.
-const DIAL_BUCKETS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+#[derive(Debug, Default)]
+pub(crate) struct DialBounds;
+impl Bounds for DialBounds {
+    const BOUNDS: &'static [f64] = &[
+        0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+        10.0,
+    ];
+}
 /// From a query to a day: database sessions live for hours.
-const SESSION_BUCKETS: &[f64] =
-    &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 4.0 * 3600.0, 24.0 * 3600.0];
+#[derive(Debug, Default)]
+pub(crate) struct SessionBounds;
+impl Bounds for SessionBounds {
+    const BOUNDS: &'static [f64] =
+        &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 4.0 * 3600.0, 24.0 * 3600.0];
+}
 
-/// Makes a constant of each name, and [`METRICS`] of the rows.
+/// Makes a static of each row, and [`METRICS`] of all.
 macro_rules! metrics {
     ($($constant:ident: $name:literal, $kind:expr, $help:literal;)*) => {
-        $(pub(super) const $constant: &str = $name;)*
+        $(pub(super) static $constant: Metric = Metric { name: $name, kind: $kind, help: $help };)*
 
-        const METRICS: &[Metric] = &[$(Metric { name: $constant, kind: $kind, help: $help }),*];
+        const METRICS: &[&Metric] = &[$(&$constant),*];
     };
 }
 
@@ -45,21 +54,21 @@ metrics! {
     ACCEPTED: "ambassador_accepted_total", Counter, "Connections accepted.";
     CONNECTIONS: "ambassador_connections_total", Counter, "Connections ended, by outcome.";
     SESSIONS_ACTIVE: "ambassador_sessions_active", LiveGauge, "Sessions between accept and close.";
-    SESSION_DURATION: "ambassador_session_duration_seconds", Histogram(SESSION_BUCKETS),
+    SESSION_DURATION: "ambassador_session_duration_seconds", Histogram(SessionBounds::BOUNDS),
         "From accept to close, of sessions that relayed.";
     SENT_BYTES: "ambassador_sent_bytes_total", Counter, "Bytes to the upstream, those of live sessions included.";
     RECEIVED_BYTES: "ambassador_received_bytes_total", Counter,
         "Bytes from the upstream, those of live sessions included.";
     CONNECT_ATTEMPTS: "ambassador_connect_attempts_total", Counter, "Attempts to reach an endpoint, by result.";
-    CONNECT_DURATION: "ambassador_connect_duration_seconds", Histogram(DIAL_BUCKETS),
+    CONNECT_DURATION: "ambassador_connect_duration_seconds", Histogram(DialBounds::BOUNDS),
         "TCP connect of attempts that got that far.";
-    HANDSHAKE_DURATION: "ambassador_handshake_duration_seconds", Histogram(DIAL_BUCKETS),
+    HANDSHAKE_DURATION: "ambassador_handshake_duration_seconds", Histogram(DialBounds::BOUNDS),
         "Upgrade and TLS handshake of attempts that succeeded.";
     TLS_HANDSHAKES: "ambassador_tls_handshakes_total", Counter,
         "TLS handshakes that succeeded: full ones, and ones that resumed a session.";
     RESUMPTION_REFUSED: "ambassador_tls_resumption_refused_total", Counter,
         "Handshakes that the server ended because they offered to resume a session.";
-    FIRST_BYTE: "ambassador_first_byte_seconds", Histogram(DIAL_BUCKETS),
+    FIRST_BYTE: "ambassador_first_byte_seconds", Histogram(DialBounds::BOUNDS),
         "From accept to the first byte of the upstream.";
     ENDPOINT_SESSIONS: "ambassador_endpoint_sessions", LiveGauge, "Live sessions on the endpoint.";
     ENDPOINT_HEALTHY: "ambassador_endpoint_healthy", Gauge,
@@ -94,7 +103,7 @@ metrics! {
     PENDING_DIALS: "ambassador_pending_dials", Gauge, "Dials in flight.";
     WAITING_SESSIONS: "ambassador_waiting_sessions", Gauge,
         "Sessions that wait for room in a full cluster, or for one that is down to come back.";
-    WAIT_DURATION: "ambassador_wait_duration_seconds", Histogram(DIAL_BUCKETS),
+    WAIT_DURATION: "ambassador_wait_duration_seconds", Histogram(DialBounds::BOUNDS),
         "How long those waited that got room.";
     ACCEPT_ERRORS: "ambassador_accept_errors_total", Counter,
         "Connections that could not be accepted, and accepts that had to wait.";
@@ -130,14 +139,13 @@ metrics! {
     BUILD_INFO: "ambassador_build_info", Gauge, "1, with the version.";
 }
 
-/// Describes all metrics to the recorder.
-pub(super) fn describe() {
-    for Metric { name, kind, help } in METRICS {
-        match kind {
-            Counter => describe_counter!(*name, *help),
-            Gauge | LiveGauge => describe_gauge!(*name, *help),
-            Timestamp => describe_gauge!(*name, Unit::Seconds, *help),
-            Histogram(_) => describe_histogram!(*name, Unit::Seconds, *help),
+impl Metric {
+    /// The word of its `TYPE` line.
+    pub(super) const fn type_word(&self) -> &'static str {
+        match self.kind {
+            Counter => "counter",
+            Gauge | LiveGauge | Timestamp => "gauge",
+            Histogram(_) => "histogram",
         }
     }
 }

@@ -90,8 +90,8 @@ impl SessionEntry {
         self.cluster().is_some_and(|own| own.is_same_lineage(cluster))
     }
 
-    pub(super) fn counts_for(&self, counters: &Arc<DestinationCounters>) -> bool {
-        self.destination.get().is_some_and(|own| Arc::ptr_eq(&own.counters, counters))
+    pub(super) fn counters(&self) -> Option<&Arc<DestinationCounters>> {
+        self.destination.get().map(|destination| &destination.counters)
     }
 }
 
@@ -112,7 +112,7 @@ impl Destination {
 /// Metrics and byte counts of the sessions from one listener to one cluster, over all routes.
 #[derive(Debug)]
 pub(crate) struct DestinationCounters {
-    pub(super) metrics: DestinationMetrics,
+    pub(super) metrics: Arc<DestinationMetrics>,
     /// Bytes of ended sessions.
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
@@ -122,7 +122,7 @@ impl DestinationCounters {
     /// There must be only one for a listener and cluster, as it sets the metrics' absolute values.
     #[must_use]
     pub(crate) fn of(listener: &ListenerName, cluster: &ClusterName) -> Arc<Self> {
-        let metrics = DestinationMetrics::new(listener, cluster);
+        let metrics = DestinationMetrics::of(listener, cluster);
         Arc::new(Self { metrics, sent: AtomicU64::new(0), received: AtomicU64::new(0) })
     }
 }

@@ -76,7 +76,7 @@ impl SessionGuard {
     pub(super) fn set_destination(&self, index: usize) {
         let destination = self.route.destination(index);
         if self.entry.destination.set(Arc::clone(destination)).is_ok() {
-            destination.counters.metrics.active.increment(1);
+            destination.counters.metrics.active.increment();
         }
     }
 
@@ -216,7 +216,7 @@ impl SessionGuard {
         sessions.received += self.entry.live.received();
         drop(sessions);
         if let Some(destination) = destination {
-            destination.counters.metrics.active.decrement(1);
+            destination.counters.metrics.active.decrement();
         }
     }
 }

@@ -2,6 +2,7 @@
 //! [`SessionTable`], which the routes of one listener share across reloads; a route views and stops its own.
 
 use std::ops::RangeInclusive;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ pub(crate) struct Route {
     settings: Settings,
     /// At least one, and exactly one without CONNECT requests.
     destinations: Vec<Arc<Destination>>,
-    metrics: ListenerMetrics,
+    metrics: Arc<ListenerMetrics>,
     ids: Arc<SessionIds>,
     table: Arc<SessionTable>,
     /// The numbers, within the table, of the routes whose sessions are its own: from its first predecessor to itself.
@@ -80,7 +81,7 @@ impl Route {
         table: Arc<SessionTable>,
         before: Option<&Self>,
     ) -> Arc<Self> {
-        let metrics = ListenerMetrics::new(&settings.listener);
+        let metrics = ListenerMetrics::of(&settings.listener);
         let destinations = destinations.into_iter().map(Arc::new).collect();
         let number = table.number_route();
         let before = before.filter(|before| Arc::ptr_eq(&before.table, &table));
@@ -117,7 +118,7 @@ impl Route {
     }
 
     #[must_use]
-    pub(crate) const fn metrics(&self) -> &ListenerMetrics {
+    pub(crate) fn metrics(&self) -> &ListenerMetrics {
         &self.metrics
     }
 
@@ -283,12 +284,13 @@ impl Route {
     /// Sets the byte counters of the metrics, live sessions included.
     pub(crate) fn publish_bytes(&self) {
         let sessions = self.sessions();
+        let live = sessions.bytes_by_destination();
         for destination in &self.destinations {
             let counters = &destination.counters;
-            let (sent, received) = sessions.bytes_of(counters);
-            // Under the lock, so that two scrapes cannot set an older count over a newer one.
-            counters.metrics.sent.absolute(sent);
-            counters.metrics.received.absolute(received);
+            let (sent, received) = live.get(&Arc::as_ptr(counters)).copied().unwrap_or_default();
+            // Under the lock, so that no session ends in between and is counted twice.
+            counters.metrics.sent.absolute(sent + counters.sent.load(Ordering::Relaxed));
+            counters.metrics.received.absolute(received + counters.received.load(Ordering::Relaxed));
         }
     }
 

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::counters::{Counters, OwnCounters};
@@ -104,10 +103,17 @@ impl LiveSessions {
         true
     }
 
-    /// The same for one destination.
-    pub(super) fn bytes_of(&self, counters: &Arc<DestinationCounters>) -> (u64, u64) {
-        let ended = (counters.sent.load(Ordering::Relaxed), counters.received.load(Ordering::Relaxed));
-        sum(ended, self.live.values().filter(|entry| entry.counts_for(counters)))
+    /// Bytes to and from the upstreams of live sessions, by the counters of their destination.
+    pub(super) fn bytes_by_destination(&self) -> BTreeMap<*const DestinationCounters, (u64, u64)> {
+        let mut sums = BTreeMap::new();
+        for entry in self.live.values() {
+            if let Some(counters) = entry.counters() {
+                let (sent, received): &mut (u64, u64) = sums.entry(Arc::as_ptr(counters)).or_default();
+                *sent += entry.live.sent();
+                *received += entry.live.received();
+            }
+        }
+        sums
     }
 }
 

@@ -27,7 +27,9 @@ use zeroize::Zeroizing;
 
 use super::pem_file::{ExpectedContent, explain_mismatch};
 use super::refusal::describe;
+use super::shared_content::SharedContent;
 use super::signed::PublicKey;
+use crate::digest::Digester;
 use crate::name::IdentityName;
 
 /// Where a certificate chain and its key come from.
@@ -138,7 +140,7 @@ impl Identity {
     /// Which file, and why; see [`IdentityError`].
     pub fn load(name: IdentityName, source: IdentitySource) -> Result<Self, IdentityError> {
         let current = match &source {
-            IdentitySource::Files { cert, key } => Some(Arc::new(CertifiedPair::read(cert, key)?)),
+            IdentitySource::Files { cert, key } => Some(CertifiedPair::read(cert, key)?),
             IdentitySource::Spiffe(_) => None,
         };
         Ok(Self { name, source, current: ArcSwapOption::new(current) })
@@ -187,16 +189,16 @@ impl Identity {
     pub fn install(&self, issued: Issued) -> Result<bool, IdentityError> {
         let Issued { chain, key, bundles } = issued;
         let before = self.pair();
-        Ok(self.replace(&before, CertifiedPair { bundles, ..CertifiedPair::new(chain, &key)? }))
+        Ok(self.replace(&before, Arc::new(CertifiedPair { bundles, ..CertifiedPair::new(chain, &key)? })))
     }
 
     /// `before`: the content when the reading began. If another reading has replaced it since, this one is outdated: it hung, and
     /// was given up.
-    fn replace(&self, before: &Option<Arc<CertifiedPair>>, pair: CertifiedPair) -> bool {
+    fn replace(&self, before: &Option<Arc<CertifiedPair>>, pair: Arc<CertifiedPair>) -> bool {
         if before.as_ref().is_some_and(|old| old.chain == pair.chain && old.bundles == pair.bundles) {
             return false;
         }
-        let found = self.current.compare_and_swap(before, Some(Arc::new(pair)));
+        let found = self.current.compare_and_swap(before, Some(pair));
         found.as_ref().map(Arc::as_ptr) == before.as_ref().map(Arc::as_ptr)
     }
 
@@ -240,12 +242,21 @@ impl Identity {
 }
 
 impl CertifiedPair {
-    fn read(cert: &Path, key: &Path) -> Result<Self, IdentityError> {
-        let chain = certificates(cert).map_err(IdentityError::Cert)?;
-        // An invalid certificate is reported before the key is.
-        not_after(&chain[0]).map_err(IdentityError::Cert)?;
-        let key = private_key(key).map_err(IdentityError::Key)?;
-        Self::new(chain, &key)
+    fn read(cert: &Path, key: &Path) -> Result<Arc<Self>, IdentityError> {
+        static SHARED: SharedContent<CertifiedPair> = SharedContent::new();
+        let chain_text = text(cert).map_err(IdentityError::Cert)?;
+        let key_text = secret_text(key);
+        let mut content = Digester::default();
+        content.add(&chain_text);
+        content.add(key_text.as_ref().map(|text| text.as_slice()).unwrap_or_default());
+        SHARED.of(content.digest(), || {
+            let chain = certificates_of(cert, &chain_text).map_err(IdentityError::Cert)?;
+            // An invalid certificate is reported before the key is.
+            not_after(&chain[0]).map_err(IdentityError::Cert)?;
+            let key_text = key_text.as_ref().map_err(|reason| IdentityError::Key(reason.clone()))?;
+            let key = private_key_of(key, key_text).map_err(IdentityError::Key)?;
+            Self::new(chain, &key)
+        })
     }
 
     fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>) -> Result<Self, IdentityError> {
@@ -297,9 +308,13 @@ impl fmt::Debug for Identity {
 
 /// Every certificate of a PEM file; at least one.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = text(path)?;
-    let other = || explain_mismatch(path, &text, ExpectedContent::Certificate);
-    let read = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    certificates_of(path, &text(path)?)
+}
+
+/// [`certificates`] of a file that was read.
+pub(super) fn certificates_of(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let other = || explain_mismatch(path, text, ExpectedContent::Certificate);
+    let read = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
     let certificates = read.map_err(|error| other().unwrap_or_else(|| unreadable(path, &error)))?;
     if certificates.is_empty() {
         return Err(other().unwrap_or_else(|| format!("{} holds no PEM certificate", path.display())));
@@ -329,10 +344,17 @@ pub(super) fn text(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 
 /// The file's text and the key are overwritten when they are dropped; the library has a copy of its own.
 pub(crate) fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
-    let text = secret(path).map_err(|error| unreadable(path, &pem::Error::Io(error)))?;
-    match PrivateKeyDer::from_pem_slice(&text) {
+    private_key_of(path, &secret_text(path)?)
+}
+
+fn secret_text(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    secret(path).map_err(|error| unreadable(path, &pem::Error::Io(error)))
+}
+
+fn private_key_of(path: &Path, text: &[u8]) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
+    match PrivateKeyDer::from_pem_slice(text) {
         Ok(key) => Ok(Zeroizing::new(key)),
-        Err(error) => Err(explain_mismatch(path, &text, ExpectedContent::Key).unwrap_or_else(|| {
+        Err(error) => Err(explain_mismatch(path, text, ExpectedContent::Key).unwrap_or_else(|| {
             if matches!(error, pem::Error::NoItemsFound) {
                 format!("{} holds no PEM private key (PKCS#8, PKCS#1 or SEC1)", path.display())
             } else {
@@ -349,12 +371,19 @@ pub(crate) fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static
 pub(crate) fn secret(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     /// Larger than any key file.
     const LARGEST: usize = 256 * 1024;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST));
-    let most = u64::try_from(LARGEST).unwrap_or(u64::MAX);
+    let file = File::open(path)?;
+    // All of it is overwritten in the end, so it is as large as the file; a pipe has no size.
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or(LARGEST);
+    let capacity = if size == 0 { LARGEST } else { LARGEST.min(size + 1) };
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+    let most = u64::try_from(capacity).unwrap_or(u64::MAX);
     // Reads to the end of the file but not beyond the capacity, which would make the vector grow.
-    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    file.take(most).read_to_end(&mut bytes)?;
     if bytes.len() == LARGEST {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than 256 KiB"));
+    }
+    if bytes.len() == capacity {
+        return Err(io::Error::new(io::ErrorKind::Interrupted, "grew while it was read"));
     }
     Ok(bytes)
 }

@@ -18,6 +18,7 @@ mod key_usage;
 mod pem_file;
 mod pinned;
 mod refusal;
+mod shared_content;
 mod signed;
 mod stream;
 #[cfg(test)]
@@ -28,7 +29,7 @@ mod verifier;
 mod verify;
 
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use rustls::client::{ClientSessionStore, Resumption};
@@ -178,7 +179,7 @@ impl Originator {
     /// # Errors
     /// A file that cannot be read or used.
     pub fn new(settings: &Settings) -> Result<Self, SetupError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::clone(provider());
         // AWS-LC gathers entropy for its first random bytes, some 30 ms of work; the first handshake would stall all
         // sessions of its worker for that long.
         let _ = provider.secure_random.fill(&mut [0]);
@@ -245,6 +246,13 @@ impl Originator {
     pub fn trust(&self) -> &Trust {
         &self.0.trust
     }
+}
+
+/// What rustls computes with; the same for all.
+fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    &PROVIDER
 }
 
 impl WeakOriginator {

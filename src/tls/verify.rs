@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::client::VerifierBuilderError;
@@ -13,15 +13,20 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::{Error, RootCertStore};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
+use zeroize::Zeroizing;
 
 use super::chain::{Chain, ChainChecks, may_issue};
 use super::extra_checks::ExtraChecks;
 use super::federation::{Federation, trust_domain};
-use super::identity::{Bundles, Generation, Identity, certificates, moment, not_after, text, unreadable};
+use super::identity::{Bundles, Generation, Identity, certificates_of, moment, not_after, text, unreadable};
 use super::pem_file::{ExpectedContent, explain_mismatch};
 use super::pinned::Pinned;
+use super::shared_content::SharedContent;
 use super::signed::parsed;
 use super::verifier::{AcceptAny, Judge, RejectAll, Verifier};
+use crate::clock;
+use crate::digest::{Digest, Digester};
+use crate::sync::Mutex;
 
 /// Where the trusted CAs come from.
 #[derive(Debug, Clone)]
@@ -141,7 +146,7 @@ impl Trust {
         terms: Option<PeerVerification>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, TrustError> {
-        let current = ArcSwap::from_pointee(Trusted::read(terms.as_ref(), provider)?);
+        let current = ArcSwap::new(Trusted::read(terms.as_ref(), provider)?);
         Ok(Self { terms, provider: Arc::clone(provider), current })
     }
 
@@ -158,11 +163,11 @@ impl Trust {
         }
         let before = self.current();
         let trusted = Trusted::read(self.terms.as_ref(), &self.provider)?;
-        if before.held == trusted.held {
+        if Arc::ptr_eq(&before, &trusted) || before.held == trusted.held {
             return Ok(false);
         }
         // If another reading has replaced the content since, this one is outdated: it hung, and was given up.
-        let found = self.current.compare_and_swap(&before, Arc::new(trusted));
+        let found = self.current.compare_and_swap(&before, trusted);
         Ok(Arc::ptr_eq(&found, &before))
     }
 
@@ -183,14 +188,32 @@ impl Trust {
 }
 
 impl Trusted {
-    fn read(terms: Option<&PeerVerification>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
-        let Some(PeerVerification { verify, roots, crls, extra_checks }) = terms else {
-            return Ok(Self::without_roots(Arc::new(AcceptAny), provider));
+    /// Reads the files. Clusters that demand the same of the same content share it.
+    fn read(
+        terms: Option<&PeerVerification>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<Self>, TrustError> {
+        static SHARED: SharedContent<Trusted> = SharedContent::new();
+        let Some(terms) = terms else {
+            return Ok(Arc::new(Self::without_roots(Arc::new(AcceptAny), provider)));
         };
+        let files = TrustFiles::read(terms)?;
+        match files.content(terms) {
+            Some(content) => SHARED.of(content, || Self::of(terms, &files, provider)),
+            None => Self::of(terms, &files, provider).map(Arc::new),
+        }
+    }
+
+    fn of(
+        terms: &PeerVerification,
+        files: &TrustFiles,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, TrustError> {
+        let PeerVerification { verify, roots, crls, extra_checks } = terms;
         let mut lists = Vec::new();
         let mut lists_end = Vec::new();
-        for path in crls {
-            let (more, until) = revocation_lists(path).map_err(TrustError::Crl)?;
+        for (path, text) in crls.iter().zip(&files.crls) {
+            let (more, until) = revocation_lists_of(path, text).map_err(TrustError::Crl)?;
             lists.extend(more);
             lists_end.extend(until);
         }
@@ -202,7 +225,7 @@ impl Trusted {
             Ok::<_, TrustError>(Arc::new(chain) as Arc<dyn Judge>)
         };
         let (judge, certificates): (Arc<dyn Judge>, _) = if *verify == Verify::Pin {
-            let named = roots.named()?;
+            let named = files.named(roots)?;
             (Arc::new(Pinned::new(named.clone(), extra_checks.pins.clone())), named)
         } else if let Roots::Bundle(identity) = roots {
             let bundles = trusted_bundles(&identity.bundles(), extra_checks);
@@ -219,7 +242,7 @@ impl Trusted {
             };
             (Arc::new(Federation { own, all }), bundles.all.into_values().flatten().collect())
         } else {
-            let (store, certificates) = roots.load()?;
+            let (store, certificates) = files.load(roots)?;
             (over(store, &certificates)?, certificates)
         };
         // A certificate that cannot be read was no trust anchor either.
@@ -271,16 +294,20 @@ fn unbuildable(error: VerifierBuilderError) -> TrustError {
     RootsError::Verifier(error.to_string()).into()
 }
 
+/// Revocation lists, and when they expire.
+type RevocationLists = (Vec<CertificateRevocationListDer<'static>>, Vec<SystemTime>);
+
 /// The revocation lists of a PEM file, at least one, and when they expire.
 ///
 /// # Errors
 /// In words.
-pub(crate) fn revocation_lists(
-    path: &Path,
-) -> Result<(Vec<CertificateRevocationListDer<'static>>, Vec<SystemTime>), String> {
-    let text = text(path)?;
-    let read = CertificateRevocationListDer::pem_slice_iter(&text).collect();
-    let other = || explain_mismatch(path, &text, ExpectedContent::RevocationList);
+pub(crate) fn revocation_lists(path: &Path) -> Result<RevocationLists, String> {
+    revocation_lists_of(path, &text(path)?)
+}
+
+fn revocation_lists_of(path: &Path, text: &[u8]) -> Result<RevocationLists, String> {
+    let read = CertificateRevocationListDer::pem_slice_iter(text).collect();
+    let other = || explain_mismatch(path, text, ExpectedContent::RevocationList);
     let lists: Vec<_> = Result::map_err(read, |error| other().unwrap_or_else(|| unreadable(path, &error)))?;
     let mut ends = Vec::new();
     for list in &lists {
@@ -302,19 +329,86 @@ impl Roots {
             Self::System | Self::WebPki | Self::Bundle(_) | Self::Nobody => None,
         }
     }
+}
+
+/// The files that trust is made of, as they were read.
+struct TrustFiles {
+    /// `None`: the CAs are not of a file.
+    roots: Option<Zeroizing<Vec<u8>>>,
+    crls: Vec<Zeroizing<Vec<u8>>>,
+    /// Those of the host's trust store, where they are asked for.
+    system: Option<Arc<SystemCertificates>>,
+}
+
+/// The host's trust store, and what of it could not be read.
+struct SystemCertificates {
+    certificates: Vec<CertificateDer<'static>>,
+    errors: String,
+}
+
+/// The host's trust store is some 150 files, so what many clusters ask for in a moment is read once.
+const SYSTEM_FRESH: Duration = Duration::from_secs(1);
+
+impl SystemCertificates {
+    fn read() -> Arc<Self> {
+        static LAST: Mutex<Option<(Instant, Weak<SystemCertificates>)>> = Mutex::new(None);
+        let mut last = LAST.lock();
+        let now = clock::now();
+        if let Some((at, known)) = &*last
+            && now < *at + SYSTEM_FRESH
+            && let Some(known) = known.upgrade()
+        {
+            return known;
+        }
+        let found = rustls_native_certs::load_native_certs();
+        let errors = found.errors.iter().map(|error| format!("; {error}")).collect();
+        let read = Arc::new(Self { certificates: found.certs, errors });
+        *last = Some((now, Arc::downgrade(&read)));
+        read
+    }
+}
+
+impl TrustFiles {
+    fn read(terms: &PeerVerification) -> Result<Self, TrustError> {
+        let crls =
+            terms.crls.iter().map(|path| text(path)).collect::<Result<_, _>>().map_err(TrustError::Crl)?;
+        let roots = terms.roots.file().map(|path| text(path)).transpose().map_err(RootsError::File)?;
+        let system = matches!(terms.roots, Roots::System).then(SystemCertificates::read);
+        Ok(Self { roots, crls, system })
+    }
+
+    /// The digest of everything that the verifier is made of. `None`: an agent's CAs, which come later.
+    fn content(&self, terms: &PeerVerification) -> Option<Digest> {
+        let mut content = Digester::default();
+        let kind: &[u8] = match &terms.roots {
+            Roots::File(_) => b"file",
+            Roots::System => b"system",
+            Roots::WebPki => b"webpki",
+            Roots::Nobody => b"nobody",
+            Roots::Bundle(_) => return None,
+        };
+        content.add(kind);
+        content.add(format!("{:?} {:?}", terms.verify, terms.extra_checks).as_bytes());
+        content.add(self.roots.as_ref().map(|text| text.as_slice()).unwrap_or_default());
+        self.system.iter().flat_map(|system| &system.certificates).for_each(|one| content.add(one));
+        content.add(b"crls");
+        self.crls.iter().for_each(|text| content.add(text));
+        Some(content.digest())
+    }
 
     /// The certificates of the file, where there is one.
-    fn named(&self) -> Result<Vec<CertificateDer<'static>>, RootsError> {
-        self.file().map_or(Ok(Vec::new()), |path| certificates(path).map_err(RootsError::File))
+    fn named(&self, roots: &Roots) -> Result<Vec<CertificateDer<'static>>, RootsError> {
+        let (Some(path), Some(text)) = (roots.file(), &self.roots) else { return Ok(Vec::new()) };
+        certificates_of(path, text).map_err(RootsError::File)
     }
 
     /// The trust anchors, and the certificates of the file that they come from.
-    fn load(&self) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), RootsError> {
+    fn load(&self, roots: &Roots) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), RootsError> {
         let mut store = RootCertStore::empty();
-        match self {
-            Self::WebPki => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            Self::File(path) => {
-                let certificates = certificates(path).map_err(RootsError::File)?;
+        match roots {
+            Roots::WebPki => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+            Roots::File(path) => {
+                let certificates = self.named(roots)?;
                 for certificate in &certificates {
                     store
                         .add(certificate.clone())
@@ -327,14 +421,14 @@ impl Roots {
                 return Ok((store, certificates));
             }
             // A bundle has a store for each trust domain, made by the caller.
-            Self::Bundle(_) | Self::Nobody => {}
-            Self::System => {
-                let found = rustls_native_certs::load_native_certs();
+            Roots::Bundle(_) | Roots::Nobody => {}
+            Roots::System => {
+                let found = self.system.iter().flat_map(|system| system.certificates.iter().cloned());
                 // A trust store may have certificates that webpki cannot read; the others still count.
-                let (usable, _) = store.add_parsable_certificates(found.certs);
+                let (usable, _) = store.add_parsable_certificates(found);
                 if usable == 0 {
-                    let why: Vec<_> = found.errors.iter().map(|error| format!("; {error}")).collect();
-                    return Err(RootsError::System(why.concat()));
+                    let why = self.system.as_ref().map(|system| system.errors.clone());
+                    return Err(RootsError::System(why.unwrap_or_default()));
                 }
             }
         }

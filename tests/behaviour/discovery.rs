@@ -546,24 +546,47 @@ fn a_file_that_is_wrong_keeps_what_it_said_and_says_where() {
     wait_members(&ambassador, &[&upstream.address()]);
 }
 
-/// The lists are replaced; descriptors, threads and series must not grow.
+/// Of a thousand addresses 256 were used, with one line of warning.
+#[test]
+fn a_file_of_a_thousand_addresses_is_used_whole_and_one_of_too_many_is_a_mistake() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("orders.yaml");
+    let list = |count: usize| {
+        let addresses = (0..count).map(|index| format!("  - 127.1.{}.{}:1\n", index / 250, index % 250));
+        format!("endpoints:\n{}", addresses.collect::<String>())
+    };
+    fs::write(&file, list(1000)).expect("a file");
+    let ambassador = start_on_file(&file, "");
+    until("all were endpoints", || (members(&ambassador).len() == 1000).then_some(()));
+    replace(&file, &list(4097));
+    wait_error(
+        &ambassador,
+        ":4098:5: endpoints[4096]: there are 4097, and a cluster has at most 4096 endpoints",
+    );
+    assert_eq!(members(&ambassador).len(), 1000);
+    replace(&file, &list(4096));
+    until("all were endpoints", || (members(&ambassador).len() == 4096).then_some(()));
+}
+
+/// The lists are replaced; descriptors, threads and series must not grow. Series of names that had left stayed for ever, up to a
+/// thousand, and those that came later had none.
 #[test]
 fn hundreds_of_changes_leave_nothing_behind() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("orders.yaml");
     let list = |round: usize| {
-        let addresses = (0..20).map(|index| format!("  - 10.{}.{}.{index}:1\n", round / 200, round % 200));
+        let addresses = (0..20).map(|index| format!("  - 127.{}.{}.{index}:1\n", round / 200, round % 200));
         format!("endpoints:\n{}", addresses.collect::<String>())
     };
     fs::write(&file, list(0)).expect("a file");
-    let ambassador = start_on_file(&file, "");
+    let ambassador = start_on_file(&file, "health_check: { interval: 1h }");
     let count = |what: &str| {
         let folder = format!("/proc/{}/{what}", ambassador.pid().as_raw_nonzero());
         fs::read_dir(folder).expect("a process to look at").count()
     };
     let change = |round: usize| {
         replace(&file, &list(round));
-        let first = format!("10.{}.{}.0:1", round / 200, round % 200);
+        let first = format!("127.{}.{}.0:1", round / 200, round % 200);
         until(format!("{first} was an endpoint"), || {
             (members(&ambassador).first() == Some(&first)).then_some(())
         });
@@ -571,13 +594,18 @@ fn hundreds_of_changes_leave_nothing_behind() {
     (1..10).for_each(change);
     let before = (count("fd"), count("task"));
     (10..150).for_each(change);
-    let after = (count("fd"), count("task"));
-    assert!(after.0 <= before.0 + 2 && after.1 == before.1, "{before:?} became {after:?}");
+    // The thread that wrote a report may be about to end, and probes are under way.
+    until(format!("no descriptor and thread was left over, after {before:?}"), || {
+        let after = (count("fd"), count("task"));
+        (after.0 <= before.0 + 2 && after.1 <= before.1).then_some(())
+    });
     let cluster = cluster(&ambassador);
     assert_eq!(cluster["endpoints"].as_array().map(Vec::len), Some(20));
+    // Those that have left since the last scrape are there once more.
+    ambassador.metrics();
     let metrics = ambassador.metrics();
-    let series = metrics.samples().iter().filter(|one| one.name == "ambassador_endpoint_sessions").count();
-    assert!(series <= 1001, "{series} series of endpoints, where 3000 came and went");
+    let series = metrics.samples().iter().filter(|one| one.name == "ambassador_endpoint_healthy").count();
+    assert_eq!(series, 20);
 }
 
 #[test]

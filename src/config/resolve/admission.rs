@@ -2,14 +2,14 @@
 
 use nix::unistd::{Group, User};
 
-use super::SettingsBuilder;
+use super::{ClustersByName, SettingsBuilder};
 use crate::caller::Unit;
 use crate::config::mistakes::quoted;
 use crate::config::raw::Section;
+use crate::listener;
 use crate::policy::admission::Rule;
 use crate::policy::caller_limits;
 use crate::session::AdmissionSettings;
-use crate::{cluster, listener};
 
 impl SettingsBuilder<'_> {
     pub(super) fn admission(&mut self, listener: &Section) -> Option<AdmissionSettings> {
@@ -47,7 +47,7 @@ impl SettingsBuilder<'_> {
         &mut self,
         root: &Section,
         listeners: &[Option<listener::Settings>],
-        clusters: &[Option<cluster::Settings>],
+        clusters: &ClustersByName<'_>,
     ) {
         for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
             let Some(listener) = listener else { continue };
@@ -56,11 +56,7 @@ impl SettingsBuilder<'_> {
             else {
                 continue;
             };
-            let its: Option<Vec<_>> = listener
-                .clusters
-                .iter()
-                .map(|name| clusters.iter().flatten().find(|cluster| cluster.name == *name))
-                .collect();
+            let its: Option<Vec<_>> = listener.clusters.iter().map(|name| clusters.get(name)).collect();
             // A cluster with a mistake has been reported.
             let Some(its) = its else { continue };
             let at = per_caller.at("max_queued");

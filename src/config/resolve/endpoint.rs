@@ -8,7 +8,9 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 
 use super::{SettingsBuilder, address};
-use crate::cluster::{Address, EndpointSettings, EndpointsFile, Host, Source, SrvService, Target};
+use crate::cluster::{
+    Address, ENDPOINTS_MAX, EndpointSettings, EndpointsFile, Host, Source, SrvService, Target,
+};
 use crate::config::mistakes::{Findings, SourceLocation, headline, quoted};
 use crate::config::raw::{DocumentReader, Item, Section};
 use crate::config::{document, spec};
@@ -164,6 +166,11 @@ fn parse(bytes: &[u8], file: &Path, around: &ClusterContext) -> Result<Vec<Targe
     let root = DocumentReader { environment: None, findings: &mut findings }
         .root(&spec::table::ENDPOINTS_FILE, &document);
     let items = root.list("endpoints");
+    if let Some((items, beyond)) = items.and_then(|items| Some((items, items.get(ENDPOINTS_MAX)?))) {
+        let message =
+            format!("there are {}, and a cluster has at most {ENDPOINTS_MAX} endpoints", items.len());
+        findings.mistake(&beyond.at, message);
+    }
     let targets = items.and_then(|items| {
         SettingsBuilder {
             file,

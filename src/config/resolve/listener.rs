@@ -1,5 +1,6 @@
 //! Section `listeners`.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Group, User};
 
 use super::claimed_addresses::ClaimedAddresses;
-use super::{SettingsBuilder, address};
+use super::{ClustersByName, SettingsBuilder, address};
 use crate::config::mistakes::{SourceLocation, quoted};
 use crate::config::raw::Section;
 use crate::discovery::{DialLoop, LoopGraph};
@@ -29,10 +30,11 @@ impl SettingsBuilder<'_> {
         name: &str,
         listener: &Section,
         root: &Section,
+        cluster_names: &BTreeSet<&str>,
         claimed: &mut ClaimedAddresses,
     ) -> Option<Settings> {
         let context = listener.choice("context", &[("none", false), ("connect", true)]);
-        let clusters = self.leads_to(listener, root.names("clusters"), context);
+        let clusters = self.leads_to(listener, cluster_names, context);
         let access = self.access(listener);
         let binds = self.binds(listener, access, claimed);
         let admission = self.admission(listener);
@@ -53,7 +55,7 @@ impl SettingsBuilder<'_> {
     fn leads_to(
         &mut self,
         listener: &Section,
-        clusters: &[(String, Section)],
+        clusters: &BTreeSet<&str>,
         context: Option<bool>,
     ) -> Option<Vec<ClusterName>> {
         let at = listener.at("cluster");
@@ -68,9 +70,11 @@ impl SettingsBuilder<'_> {
         let mut names: Vec<ClusterName> = Vec::new();
         let mut is_right = !said.is_empty();
         for (at, name) in said {
-            let known = clusters.iter().map(|(name, _)| name.as_str());
-            let Some(name) = name.filter(|name| self.require_known("cluster", name, known, &at).is_some())
-            else {
+            let is_known = |builder: &mut Self, name: &str| {
+                clusters.contains(name)
+                    || builder.require_known("cluster", name, clusters.iter().copied(), &at).is_some()
+            };
+            let Some(name) = name.filter(|name| is_known(self, name)) else {
                 is_right = false;
                 continue;
             };
@@ -190,9 +194,9 @@ impl SettingsBuilder<'_> {
         &mut self,
         root: &Section,
         listeners: &[Option<Settings>],
-        clusters: &[Option<crate::cluster::Settings>],
+        clusters: &ClustersByName<'_>,
     ) {
-        let known = clusters.iter().flatten().map(|cluster| (cluster.name.clone(), cluster.addresses()));
+        let known = clusters.values().map(|cluster| (cluster.name.clone(), cluster.addresses()));
         let graph = LoopGraph::new(listener_edges(listeners.iter().flatten()), known.collect());
         for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
             let Some(listener) = listener else { continue };
@@ -201,9 +205,7 @@ impl SettingsBuilder<'_> {
                 let all = listeners.iter().flatten();
                 all.filter(|other| is_of(other, own)).map(|other| other.name.to_string()).collect::<String>()
             };
-            let its_own =
-                clusters.iter().flatten().filter(|cluster| listener.clusters.contains(&cluster.name));
-            for cluster in its_own {
+            for cluster in listener.clusters.iter().filter_map(|name| clusters.get(name)) {
                 for address in cluster.addresses() {
                     let message = match graph.find_loop(&cluster.name, address, sys::is_own) {
                         Some(DialLoop::At(own)) if is_of(listener, own) => {

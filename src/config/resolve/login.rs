@@ -7,17 +7,17 @@ mod oauth2;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::SettingsBuilder;
+use super::{ClustersByName, SettingsBuilder};
 use crate::config::mistakes::quoted;
 use crate::config::raw::Section;
 use crate::credentials::{
     FetchedLogin, LoginCredential, LoginSettings, LoginSource, PasswordFile, password_exposure,
 };
+use crate::listener;
 use crate::name::ClusterName;
 use crate::policy::admission::Rule;
 use crate::protocol::{self, AllowedMechanisms, LoginCredentials, Protocol, SecretKind};
 use crate::sys::Bind;
-use crate::{cluster, listener};
 
 /// The keys of which each names a source.
 const SOURCES: [&str; 6] = ["password", "oauth2", "aws_rds_iam", "aws_elasticache_iam", "azure", "gcp"];
@@ -264,16 +264,15 @@ impl SettingsBuilder<'_> {
         &mut self,
         root: &Section,
         listeners: &[Option<listener::Settings>],
-        clusters: &[Option<cluster::Settings>],
+        clusters: &ClustersByName<'_>,
     ) {
         for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
             let Some(listener) = listener else { continue };
-            let signs_in = |name: &ClusterName| {
-                clusters.iter().flatten().any(|cluster| cluster.name == *name && cluster.login.is_some())
-            };
+            let signs_in =
+                |name: &ClusterName| clusters.get(name).is_some_and(|cluster| cluster.login.is_some());
             let Some(cluster) = listener.clusters.iter().find(|name| signs_in(name)) else { continue };
             let asks_first = |name: &ClusterName| {
-                let its = clusters.iter().flatten().find(|cluster| cluster.name == *name);
+                let its = clusters.get(name);
                 its.is_some_and(|its| its.login.is_some() && its.protocol.opening().is_some())
             };
             if listener.context

@@ -51,7 +51,7 @@ pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop
     // Until when the source wants not to be asked.
     let mut held = None;
     let metrics = match credential.upgrade() {
-        Some(credential) => LoginMetrics::new(&credential.cluster, credential.source.label()),
+        Some(credential) => LoginMetrics::of(&credential.cluster, credential.source.label()),
         None => return,
     };
     let mut watch = tokio::select! {
@@ -77,7 +77,9 @@ pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop
             Ok(None) => strong.end_asking(),
             Ok(Some(fetched)) => {
                 (failures, held) = (0, None);
-                metrics.record_fetched(clock::wall(), &fetched.credentials.user, fetched.expires);
+                let (cluster, source) = (&strong.cluster, strong.source.label());
+                let user = &fetched.credentials.user;
+                metrics.record_fetched(cluster, source, clock::wall(), user, fetched.expires);
                 next = fetched.expires.map(|end| clock::now() + ahead(end, clock::wall(), &mut rng));
                 if strong.install(fetched) {
                     let (cluster, source) = (&strong.cluster, strong.source.label());

@@ -1,7 +1,7 @@
 //! How the task handles answers. No queries are sent.
 
 use super::*;
-use crate::cluster::{Address, fixture};
+use crate::cluster::{Address, ENDPOINTS_MAX, fixture};
 use crate::discovery::name::FamilyAnswer;
 
 /// The state of a cluster's discovery, without the task that sends queries.

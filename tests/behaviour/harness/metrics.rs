@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// The table of all metrics.
+const NAMES: &str = include_str!("../../../src/metrics/names.rs");
+
 pub(crate) struct Metrics {
     samples: Vec<Sample>,
     /// Metric name → `counter`, `gauge` or `histogram`, from the TYPE lines.
@@ -39,6 +42,10 @@ impl Metrics {
 
     /// The sum over every series of `name` (with the `ambassador_` prefix added) that has all these labels.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        // A series exists from its first sample on; a name that is not one would be zero for ever.
+        let family =
+            ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+        assert!(NAMES.contains(&format!("\"ambassador_{family}\"")), "{name} is no metric");
         let name = format!("ambassador_{name}");
         self.samples
             .iter()
