@@ -3,10 +3,12 @@
 
 mod answer;
 mod aws;
+mod certificate;
 mod cloud;
 mod file;
 mod follow;
 mod http;
+mod nats;
 mod oauth2;
 mod permit;
 mod settings;
@@ -28,10 +30,12 @@ use crate::protocol::{LoginCredentials, SecretKind};
 use crate::sync::Mutex;
 
 pub(crate) use aws::{AwsEnvironment, AwsIam, AwsService};
+pub(crate) use certificate::CertificateProof;
 pub(crate) use cloud::{AZURE_DATABASES, Cloud, CloudToken};
 pub(crate) use file::{PasswordFile, exposure as password_exposure};
 pub(crate) use follow::{fetch_once, follow};
 pub(crate) use http::{HttpUrl, PlainHttp};
+pub(crate) use nats::{NkeyFile, TokenFile};
 pub(crate) use oauth2::{
     AssertionSettings, ClientProof, Grant, JwtAlgorithm, OAuth2, OAuth2Client, RefreshTokenFile,
     ServiceAccount, SignInProgress,
@@ -293,7 +297,7 @@ impl LoginCredential {
         LoginView {
             cluster: self.cluster.clone(),
             source: self.source.label(),
-            user: current.map(|current| current.credentials.user.clone()),
+            user: current.map(|current| current.credentials.shown().to_owned()),
             files: self.files(),
             expires: current.and_then(|current| current.expires),
             replaced: state.replaced,

@@ -54,7 +54,12 @@ impl Protocol for Amqp {
     }
 
     fn login_secrets(&self) -> &'static [SecretKind] {
-        &[SecretKind::Password, SecretKind::PasswordToken]
+        &[SecretKind::Password, SecretKind::PasswordToken, SecretKind::Certificate]
+    }
+
+    /// RabbitMQ's `ssl_cert_login_from`.
+    fn certificate_names_user(&self) -> bool {
+        true
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {

@@ -70,7 +70,7 @@ impl Protocol for Imap {
     }
 
     fn login_secrets(&self) -> &'static [SecretKind] {
-        &[SecretKind::Password, SecretKind::BearerToken]
+        &[SecretKind::Password, SecretKind::BearerToken, SecretKind::Certificate]
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {

@@ -58,6 +58,7 @@ pub use login::{
     LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError, LoginStep, Secret, SecretKind, SignedIn,
 };
 pub use mssql::{Packets, Wrapping, WrappingError};
+pub use nats::nkey_credentials;
 pub use opening::{
     CancelKey, ClientOpening, Opening, OpeningError, OpeningReply, OpeningState, ReplyTo, TLS_ALERT,
     TLS_HANDSHAKE,
@@ -222,6 +223,11 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// Whether the server takes the user's name from the TLS client certificate, so that a login by it needs none.
+    fn certificate_names_user(&self) -> bool {
+        false
+    }
+
     /// Whether a login of ours names a database, so that `login.database` can set it.
     fn names_database_in_login(&self) -> bool {
         false
@@ -349,6 +355,15 @@ const fn labels() -> [&'static str; PROTOCOLS.len()] {
 /// The names of the protocols that can be signed in with such a secret.
 pub fn that_sign_in(kind: SecretKind) -> impl Iterator<Item = &'static str> {
     all().filter(move |protocol| protocol.login_secrets().contains(&kind)).map(|protocol| protocol.label())
+}
+
+/// The names of the protocols whose servers take the user from the TLS client certificate.
+pub fn that_read_certificates() -> impl Iterator<Item = &'static str> {
+    all()
+        .filter(|protocol| {
+            protocol.certificate_names_user() && protocol.login_secrets().contains(&SecretKind::Certificate)
+        })
+        .map(|protocol| protocol.label())
 }
 
 /// The names of the protocols whose logins name a database.

@@ -50,7 +50,12 @@ impl Protocol for MongoDb {
     }
 
     fn login_secrets(&self) -> &'static [SecretKind] {
-        &[SecretKind::Password]
+        &[SecretKind::Password, SecretKind::Certificate]
+    }
+
+    /// Since MongoDB 3.4.
+    fn certificate_names_user(&self) -> bool {
+        true
     }
 
     fn names_database_in_login(&self) -> bool {
@@ -58,7 +63,7 @@ impl Protocol for MongoDb {
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
-        Some(Box::new(login::ScramLogin::new(context)))
+        Some(Box::new(login::SaslLogin::new(context)))
     }
 }
 

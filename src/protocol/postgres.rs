@@ -124,7 +124,7 @@ impl Protocol for Postgres {
     }
 
     fn login_secrets(&self) -> &'static [SecretKind] {
-        &[SecretKind::Password, SecretKind::PasswordToken, SecretKind::BearerToken]
+        &[SecretKind::Password, SecretKind::PasswordToken, SecretKind::BearerToken, SecretKind::Certificate]
     }
 
     fn names_database_in_login(&self) -> bool {

@@ -175,6 +175,11 @@ static LOGIN: SectionSpec = SectionSpec {
         optional("aws_elasticache_iam", ValueKind::Section(&AWS_ELASTICACHE_IAM), AWS_ELASTICACHE_IAM.about),
         optional("azure", ValueKind::Section(&AZURE), AZURE.about),
         optional("gcp", ValueKind::Section(&GCP), GCP.about),
+        optional("certificate", ValueKind::Boolean,
+            "protocols amqp, imap, ldap, lmtp, mongodb, nats, postgres and smtp: true: the cluster's TLS client certificate \
+             proves the user, and no secret is sent. With amqp, mongodb and nats `as` may be absent."),
+        optional("token", ValueKind::Section(&TOKEN), TOKEN.about),
+        optional("nkey", ValueKind::Section(&NKEY), NKEY.about),
         USER,
         GROUP,
         UNIT,
@@ -213,6 +218,19 @@ static AZURE: SectionSpec = SectionSpec {
 static GCP: SectionSpec = SectionSpec {
     about: "An access token of Google Cloud's metadata server for the machine's service account (Cloud SQL IAM).",
     keys: &[],
+};
+
+static TOKEN: SectionSpec = SectionSpec {
+    about: "protocol nats: a token without a user, in a file, which is followed. Without `as`.",
+    keys: &[required("file", ValueKind::Text("secrets/token"), "The file: the token and nothing else.")],
+};
+
+static NKEY: SectionSpec = SectionSpec {
+    about: "protocol nats: an nkey, alone or with its JWT, in a file, which is followed. Without `as`.",
+    keys: &[
+        required("file", ValueKind::Text("secrets/app.creds"),
+            "The file: a user's seed as `nk` writes it, or a .creds file as `nsc` writes it."),
+    ],
 };
 
 static PASSWORD: SectionSpec = SectionSpec {

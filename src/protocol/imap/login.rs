@@ -134,7 +134,11 @@ impl ImapLogin {
     }
 
     fn takes_login(&self) -> bool {
-        self.context.credentials.secret.kind() != SecretKind::BearerToken && !self.has("LOGINDISABLED")
+        let is_password = !matches!(
+            self.context.credentials.secret.kind(),
+            SecretKind::BearerToken | SecretKind::Certificate
+        );
+        is_password && !self.has("LOGINDISABLED")
     }
 
     fn continuation(&mut self, text: &[u8]) -> Result<LoginProgress, LoginError> {

@@ -63,6 +63,8 @@ const fn malformed(reason: &'static str) -> LoginError {
 impl StartupLogin {
     pub(super) fn new(context: LoginContext<'_>) -> Self {
         let LoginContext { credentials, database, opening, channel_binding, nonce, .. } = context;
+        // Method `cert`: TLS has proved it already, and the server asks for nothing.
+        let has_proved = credentials.secret.kind() == SecretKind::Certificate;
         Self {
             credentials,
             database: database.map(Into::into),
@@ -72,7 +74,7 @@ impl StartupLogin {
             held: Vec::new(),
             total: 0,
             expects: Expects::Request,
-            has_proved: false,
+            has_proved,
             signed_in: SignedIn::default(),
         }
     }
@@ -182,7 +184,7 @@ impl StartupLogin {
 
     /// A PasswordMessage.
     fn password(&mut self) -> Result<Option<LoginStep>, LoginError> {
-        if self.credentials.secret.kind() == SecretKind::BearerToken {
+        if matches!(self.credentials.secret.kind(), SecretKind::BearerToken | SecretKind::Certificate) {
             return Err(self.no_mechanism("a password in the clear".into()));
         }
         let message = typed(b'p', &[self.credentials.secret.expose().as_bytes(), b"\0"]);
