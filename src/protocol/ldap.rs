@@ -3,6 +3,7 @@
 //! Sources: RFC 4511 (§4.1.1 messages, §4.14 StartTLS, §4.4.1 notice of disconnection, appendix A result codes), X.690
 //! §8.1 (BER). Active Directory sends lengths of four bytes where one would suffice.
 
+mod bind;
 mod login;
 mod own_binds;
 

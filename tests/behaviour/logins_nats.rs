@@ -185,14 +185,14 @@ fn shows_no_secret(ambassador: &Ambassador, secrets: &[&str]) {
 
 #[test]
 fn a_token_signs_in_without_a_user() {
-    let server = nats_with("authorization { token: \"s3cr3t token\" }");
+    let server = nats_with("", "authorization { token: \"s3cr3t token\" }");
     signs_in(&server, "token", "s3cr3t token\n", "guess\n", "the token's user", &["s3cr3t", "guess"]);
 }
 
 #[test]
 fn an_nkey_signs_the_servers_nonce() {
     let (right, wrong) = (Nkey::new(USER, 7), Nkey::new(USER, 8));
-    let server = nats_with(&format!("authorization {{ users: [ {{ nkey: {} }} ] }}", right.public()));
+    let server = nats_with("", &format!("authorization {{ users: [ {{ nkey: {} }} ] }}", right.public()));
     let secrets = [&*right.seed(), &wrong.seed()];
     signs_in(&server, "nkey", &right.seed(), &wrong.seed(), &right.public(), &secrets);
 }
@@ -200,7 +200,7 @@ fn an_nkey_signs_the_servers_nonce() {
 #[test]
 fn a_creds_file_signs_in_with_its_jwt() {
     let (account, other) = (Nkey::new(ACCOUNT, 2), Nkey::new(ACCOUNT, 3));
-    let (user, server) = (Nkey::new(USER, 7), nats_with(&operator(&account)));
+    let (user, server) = (Nkey::new(USER, 7), nats_with("", &operator(&account)));
     let (right, wrong) = (creds(&account, &user), creds(&other, &user));
     signs_in(&server, "nkey", &right, &wrong, &user.public(), &[&user.seed(), "eyJ"]);
 }
@@ -208,7 +208,7 @@ fn a_creds_file_signs_in_with_its_jwt() {
 /// A server that has no nonce to sign is told apart from one that rejects: it has seen nothing.
 #[test]
 fn a_server_without_a_nonce_is_asked_for_nothing() {
-    let server = nats_with("authorization { token: \"s3cr3t token\" }");
+    let server = nats_with("", "authorization { token: \"s3cr3t token\" }");
     let secret = Secret::of(&Nkey::new(USER, 7).seed());
     let ambassador = Ambassador::start(&config(&server, "nkey", &secret));
     let (told, _) = ambassador.connect().read_out();

@@ -311,7 +311,7 @@ for round in range(20):
     assert pool.result['result'] == 49, pool.result
     assert pool.rebind(*own) and who() == 'dn:cn=admin,dc=test', pool.result
     assert pool.rebind(user, 'right') and who() == 'dn:cn=erika,dc=test', pool.result
-    assert pool.rebind(authentication=ldap3.ANONYMOUS) and who() == 'dn:cn=admin,dc=test', pool.result
+    assert pool.rebind(*own) and who() == 'dn:cn=admin,dc=test', pool.result
 pool.unbind()
 print('the pool is content')
 ";

@@ -8,7 +8,7 @@
 //! Deliberately absent: names that are written differently than by case and spaces; a bind inside a SASL security layer,
 //! behind which nothing is read.
 
-use super::login::{BindResult, SIMPLE, bind_message};
+use super::bind::{BindResult, SIMPLE, bind_message};
 use super::{
     BIND_REQUEST, BIND_RESPONSE, BUSY, Ber, ELEMENT_MAX, ENUMERATED, INTEGER, OCTET_STRING, SEQUENCE,
     element, encoded, head, integer, number,

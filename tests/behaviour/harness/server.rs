@@ -115,6 +115,11 @@ impl Server {
         format!("tls: {{ ca: {}, cert: {cert}, key: {key}, server_name: srv.test }}", ca.display())
     }
 
+    /// The certificate of [`Self::tls`].
+    pub(crate) const fn app(&self) -> &Leaf {
+        &self.app
+    }
+
     /// Whose certificates it accepts.
     pub(crate) fn pki(&self) -> &Pki {
         &self.pki
@@ -436,12 +441,12 @@ pub(crate) fn nats() -> &'static [Server; 2] {
     })
 }
 
-/// A NATS server with that section of its configuration.
-pub(crate) fn nats_with(authorization: &str) -> Server {
+/// A NATS server with these further keys of `tls`, and that section of its configuration.
+pub(crate) fn nats_with(tls: &str, authorization: &str) -> Server {
     Server::start(1, None, "TERM", |plan| {
         let dir = plan.dir.display();
         let config = format!(
-            "listen: \"127.0.0.1:{}\"\ntls {{ cert_file: \"{dir}/server.pem\", key_file: \"{dir}/server.key\", \
+            "listen: \"127.0.0.1:{}\"\ntls {{ {tls} cert_file: \"{dir}/server.pem\", key_file: \"{dir}/server.key\", \
              ca_file: \"{dir}/ca.pem\", verify: true }}\n{authorization}\n",
             plan.ports[0]
         );

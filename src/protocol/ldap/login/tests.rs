@@ -1,8 +1,11 @@
 //! Our bind, and what results mean.
 
 use super::*;
-use crate::protocol::ldap::encoded;
+use zeroize::Zeroizing;
+
+use crate::protocol::ldap::bind::{SASL, SIMPLE, VERSION};
 use crate::protocol::ldap::own_binds::response;
+use crate::protocol::ldap::{BIND_REQUEST, ENUMERATED, OCTET_STRING, encoded, integer};
 use crate::protocol::login::Secret;
 
 const OWN: &str = "cn=app,dc=test";
