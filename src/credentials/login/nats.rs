@@ -1,6 +1,6 @@
 //! `login.token: { file }` and `login.nkey: { file }`: what NATS has besides passwords.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -19,7 +19,7 @@ pub(crate) struct NkeyFile(pub(crate) PathBuf);
 
 /// The text of a file, read by `parse`, whose errors are about that file.
 fn read(
-    path: &PathBuf,
+    path: &Path,
     parse: impl FnOnce(&str) -> Result<LoginCredentials, &'static str>,
 ) -> Result<FetchedLogin, String> {
     let shown = path.display();

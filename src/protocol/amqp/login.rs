@@ -213,9 +213,10 @@ impl StartLogin {
             return Err(LoginError::NoMechanism { kind, offered: mechanisms });
         }
         let ClientPart { properties, locale, .. } = self.client_part()?;
-        let response = match kind {
-            SecretKind::Certificate => secret_message(&[self.credentials.user.as_bytes()]),
-            _ => plain(&self.credentials),
+        let response = if kind == SecretKind::Certificate {
+            secret_message(&[self.credentials.user.as_bytes()])
+        } else {
+            plain(&self.credentials)
         };
         let mechanism_length = [u8::try_from(ours.len()).expect("a name is short")];
         let locale_length = [u8::try_from(locale.len()).expect("it is a short string")];

@@ -122,12 +122,11 @@ impl SaslLogin {
         let kind = credentials.secret.kind();
         let shown = credentials.shown().to_owned();
         let LoginCredentials { user, secret } = credentials;
-        let (scram, source, expects) = match kind {
-            SecretKind::Certificate => (None, EXTERNAL, Expects::Accepted),
-            _ => {
-                let scram = Scram::new(secret, &user, &Binding::None, &nonce);
-                (Some(scram), database.unwrap_or("admin"), Expects::ServerFirst)
-            }
+        let (scram, source, expects) = if kind == SecretKind::Certificate {
+            (None, EXTERNAL, Expects::Accepted)
+        } else {
+            let scram = Scram::new(secret, &user, &Binding::None, &nonce);
+            (Some(scram), database.unwrap_or("admin"), Expects::ServerFirst)
         };
         Self {
             user,

@@ -55,15 +55,14 @@ impl ConnectLogin {
     fn connect(&self) -> Result<LoginStep, LoginError> {
         let LoginCredentials { user, secret } = &self.credentials;
         let (user, text) = (quoted(user), quoted(secret.expose()));
-        let signed = match secret.kind() {
-            SecretKind::Nkey => self.signed()?,
-            _ => Zeroizing::default(),
-        };
+        let signed = if secret.kind() == SecretKind::Nkey { self.signed()? } else { Zeroizing::default() };
         let credentials: &[&[u8]] = match secret.kind() {
             SecretKind::LoneToken => &[b",\"auth_token\":", &text],
             SecretKind::Nkey => &[&signed],
             SecretKind::Certificate => &[],
-            _ => &[b",\"user\":", &user, b",\"pass\":", &text],
+            SecretKind::Password | SecretKind::PasswordToken | SecretKind::BearerToken => {
+                &[b",\"user\":", &user, b",\"pass\":", &text]
+            }
         };
         let (begin, end): (&[u8], &[u8]) = (b"CONNECT {\"protocol\":0", b"}\r\nPING\r\n");
         Ok(LoginStep::Send(secret_message(&[&[begin], credentials, &[end]].concat())))

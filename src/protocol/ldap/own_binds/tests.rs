@@ -22,8 +22,11 @@ fn search(id: u32, length: usize) -> Vec<u8> {
     encoded(SEQUENCE, &[integer(id), encoded(0x63, &vec![7; length])].concat())
 }
 
+/// Whether the client says it, what is said, and what comes out for client and server.
+type Turn = (bool, Vec<u8>, Vec<u8>, Vec<u8>);
+
 /// A session with a script: who says what, and what comes out for client and server.
-fn runs(script: &[(bool, Vec<u8>, Vec<u8>, Vec<u8>)]) {
+fn runs(script: &[Turn]) {
     for size in [1, 7, 100_000] {
         let mut binds = OwnBinds::new(credentials());
         for (number, (is_client, bytes, to_client, to_server)) in script.iter().enumerate() {
@@ -43,19 +46,19 @@ fn runs(script: &[(bool, Vec<u8>, Vec<u8>, Vec<u8>)]) {
 const CLIENT: bool = true;
 const SERVER: bool = false;
 
-fn passes_up(bytes: Vec<u8>) -> (bool, Vec<u8>, Vec<u8>, Vec<u8>) {
+fn passes_up(bytes: Vec<u8>) -> Turn {
     (CLIENT, bytes.clone(), Vec::new(), bytes)
 }
 
-fn passes_down(bytes: Vec<u8>) -> (bool, Vec<u8>, Vec<u8>, Vec<u8>) {
+fn passes_down(bytes: Vec<u8>) -> Turn {
     (SERVER, bytes.clone(), bytes, Vec::new())
 }
 
-fn answered(id: u32, name: &str) -> (bool, Vec<u8>, Vec<u8>, Vec<u8>) {
+fn answered(id: u32, name: &str) -> Turn {
     (CLIENT, bind(id, name, SIMPLE, b"placeholder"), response(id, 0, ""), Vec::new())
 }
 
-fn replaced(id: u32, name: &str) -> (bool, Vec<u8>, Vec<u8>, Vec<u8>) {
+fn replaced(id: u32, name: &str) -> Turn {
     (CLIENT, bind(id, name, SIMPLE, b"placeholder"), Vec::new(), bind_message(id, &credentials()).to_vec())
 }
 
