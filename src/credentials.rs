@@ -23,6 +23,7 @@ use crate::clock;
 use crate::drain::Drain;
 use crate::metrics::{CredentialMetrics, Timestamp};
 use crate::name::ClusterName;
+use crate::protocol::SecretKind;
 use crate::sync::{Mutex, MutexGuard};
 use crate::tls::{CredentialRole, Identity, IdentitySource, Originator, WeakOriginator};
 use crate::watch::Watch;
@@ -31,10 +32,11 @@ pub(crate) use agent::fetch;
 pub(crate) use expiry::{ends, near};
 pub(crate) use login::LoginSettings;
 pub(crate) use login::{
-    AZURE_DATABASES, AssertionSettings, AwsEnvironment, AwsIam, AwsService, ClientProof, Cloud, CloudToken,
-    FetchedLogin, Grant, HttpUrl, IssuedLogin, JwtAlgorithm, LoginCredential, LoginPermit, LoginSource,
-    LoginView, NoLogin, OAuth2, OAuth2Client, PasswordFile, PlainHttp, RefreshTokenFile, ServiceAccount,
-    SignInProgress, TokenUser, fetch_once, follow as follow_login, password_exposure,
+    AZURE_DATABASES, AssertionSettings, AwsEnvironment, AwsIam, AwsService, CertificateProof, ClientProof,
+    Cloud, CloudToken, FetchedLogin, Grant, HttpUrl, IssuedLogin, JwtAlgorithm, LoginCredential, LoginPermit,
+    LoginSource, LoginView, NkeyFile, NoLogin, OAuth2, OAuth2Client, PasswordFile, PlainHttp,
+    RefreshTokenFile, ServiceAccount, SignInProgress, TokenFile, TokenUser, fetch_once,
+    follow as follow_login, password_exposure,
 };
 
 use expiry::{is_nearer, is_news};
@@ -169,6 +171,13 @@ impl Credentials {
         }
     }
 
+    /// Has logins whose proof is a certificate look for another one.
+    fn refresh_certificates(&self) {
+        let logins = self.known().logins.clone();
+        let is_proof = |login: &Arc<LoginCredential>| login.source().secret_kind() == SecretKind::Certificate;
+        logins.iter().filter_map(Weak::upgrade).filter(is_proof).for_each(|login| login.refresh());
+    }
+
     /// Changes each time a credential was replaced.
     #[must_use]
     pub(crate) fn replacements(&self) -> watch::Receiver<()> {
@@ -223,6 +232,7 @@ impl Credentials {
                     read = self.read_again(&mut hung) => read,
                 };
                 if has_changed {
+                    self.refresh_certificates();
                     self.0.replaced.send_replace(());
                 }
                 tokio::select! {

@@ -3,11 +3,13 @@
 
 mod answer;
 mod aws;
+mod certificate;
 mod cloud;
 mod file;
 mod follow;
 mod http;
 mod moment;
+mod nats;
 mod oauth2;
 mod permit;
 mod settings;
@@ -29,10 +31,12 @@ use crate::protocol::{AllowedMechanisms, ClientCredentials, LoginCredentials, Se
 use crate::sync::Mutex;
 
 pub(crate) use aws::{AwsEnvironment, AwsIam, AwsService};
+pub(crate) use certificate::CertificateProof;
 pub(crate) use cloud::{AZURE_DATABASES, Cloud, CloudToken};
 pub(crate) use file::{PasswordFile, exposure as password_exposure};
 pub(crate) use follow::{fetch_once, follow};
 pub(crate) use http::{HttpUrl, PlainHttp};
+pub(crate) use nats::{NkeyFile, TokenFile};
 pub(crate) use oauth2::{
     AssertionSettings, ClientProof, Grant, JwtAlgorithm, OAuth2, OAuth2Client, RefreshTokenFile,
     ServiceAccount, SignInProgress, TokenUser,
@@ -355,7 +359,7 @@ impl LoginCredential {
         LoginView {
             cluster: self.cluster.clone(),
             source: self.source.label(),
-            user: current.map(|current| current.credentials.user.clone()),
+            user: current.map(|current| current.credentials.shown().to_owned()),
             files: self.files(),
             updated: state.updated,
             expires: current.and_then(|current| current.expires),

@@ -58,6 +58,7 @@ pub(super) async fn sign_in(
     if let Some(local) = ready.stream.local() {
         login.comes_from(local.ip());
     }
+    login.greeted(&ready.welcome);
     let length = settings.dial.handshake_timeout.max(LOGIN_TIMEOUT);
     let limit = begun + length;
     let first = std::mem::take(&mut ready.first);
@@ -88,7 +89,7 @@ pub(super) async fn sign_in(
         Ok(Ok(signed_in)) => signed_in,
     };
     ready.stream.note_accepted();
-    record.login = Some((who.permit.issued().credentials.user.as_str().into(), clock::now() - begun));
+    record.login = Some((who.permit.issued().credentials.shown().into(), clock::now() - begun));
     ready.signed_in = Some(Box::new(signed_in));
     Ok(())
 }

@@ -54,11 +54,20 @@ impl Protocol for Amqp {
     }
 
     fn login_secrets(&self) -> &'static [SecretKind] {
-        &[SecretKind::Password, SecretKind::PasswordToken]
+        &[SecretKind::Password, SecretKind::PasswordToken, SecretKind::Certificate]
+    }
+
+    /// RabbitMQ's `ssl_cert_login_from`.
+    fn certificate_names_user(&self) -> bool {
+        true
     }
 
     fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
-        if self.login_secrets().contains(&kind) { &["PLAIN"] } else { &[] }
+        match kind {
+            SecretKind::Certificate => &["EXTERNAL"],
+            kind if self.login_secrets().contains(&kind) => &["PLAIN"],
+            _ => &[],
+        }
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {

@@ -70,7 +70,7 @@ impl Protocol for Imap {
     }
 
     fn login_secrets(&self) -> &'static [SecretKind] {
-        &[SecretKind::Password, SecretKind::BearerToken]
+        &[SecretKind::Password, SecretKind::BearerToken, SecretKind::Certificate]
     }
 
     fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {

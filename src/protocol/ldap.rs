@@ -3,7 +3,9 @@
 //! Sources: RFC 4511 (§4.1.1 messages, §4.14 StartTLS, §4.4.1 notice of disconnection, appendix A result codes), X.690
 //! §8.1 (BER). Active Directory sends lengths of four bytes where one would suffice.
 
+mod bind;
 mod login;
+mod own_binds;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -60,11 +62,11 @@ impl Protocol for Ldap {
     }
 
     fn login_secrets(&self) -> &'static [SecretKind] {
-        &[SecretKind::Password]
+        &[SecretKind::Password, SecretKind::Certificate]
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
-        Some(Box::new(login::SimpleBind::new(context)))
+        Some(Box::new(login::BindLogin::new(context)))
     }
 }
 

@@ -162,7 +162,9 @@ impl SaslExchange {
     /// Whether the server has seen the secret, or a proof of it.
     pub(super) const fn has_proved(&self) -> bool {
         match self.exchange.mechanism() {
-            Mechanism::Plain | Mechanism::XOAuth2 | Mechanism::OAuthBearer => self.initial.is_none(),
+            Mechanism::Plain | Mechanism::XOAuth2 | Mechanism::OAuthBearer | Mechanism::External => {
+                self.initial.is_none()
+            }
             Mechanism::Login => self.answers >= 2,
             Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => self.answers >= 1,
         }

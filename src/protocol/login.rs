@@ -22,6 +22,18 @@ pub struct LoginCredentials {
     pub secret: Secret,
 }
 
+impl LoginCredentials {
+    /// Who it is, for people: some secrets need no name.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        match (&*self.user, self.secret.kind()) {
+            ("", SecretKind::Certificate) => "the certificate's subject",
+            ("", SecretKind::LoneToken) => "the token's user",
+            (user, _) => user,
+        }
+    }
+}
+
 /// What kind of secret it is; it decides which mechanisms may carry it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretKind {
@@ -31,6 +43,12 @@ pub enum SecretKind {
     BearerToken,
     /// A token that takes the place of a password and is only of use in the clear (AWS RDS, Azure, Google Cloud SQL).
     PasswordToken,
+    /// None: the TLS client certificate proves the user. The text tells one certificate from the next, and is not exposed.
+    Certificate,
+    /// A token that is sent alone, without a user (NATS' `auth_token`).
+    LoneToken,
+    /// The seed of an Ed25519 key that signs the server's nonce, below the JWT that it belongs to, if there is one (NATS).
+    Nkey,
 }
 
 /// A secret. Clones share one memory, which is overwritten before it is given back. Its `Debug` shows nothing of it.
@@ -70,10 +88,10 @@ impl Secret {
         self.0.kind
     }
 
-    /// The secret itself; not for logs or errors.
+    /// The secret itself; not for logs or errors. Empty where the certificate is the proof.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0.text
+        if self.0.kind == SecretKind::Certificate { "" } else { &self.0.text }
     }
 
     /// The key for these parameters, made by `derive` unless it is known.
@@ -98,7 +116,7 @@ impl Secret {
 
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
-        self.kind() == other.kind() && self.expose() == other.expose()
+        self.kind() == other.kind() && self.0.text == other.0.text
     }
 }
 
@@ -175,6 +193,11 @@ pub trait Login: fmt::Debug + Send {
     /// The local address of the connection, before anything else; protocols that name it override this.
     fn comes_from(&mut self, local: IpAddr) {
         let _ = local;
+    }
+
+    /// The greeting that the upgrade has read, as the client gets it; empty, if it has read none. Before anything else.
+    fn greeted(&mut self, greeting: &[u8]) {
+        let _ = greeting;
     }
 
     /// The first step.
@@ -316,7 +339,14 @@ impl LoginError {
 
 impl SecretKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Password, Self::BearerToken, Self::PasswordToken];
+    pub const ALL: [Self; 6] = [
+        Self::Password,
+        Self::BearerToken,
+        Self::PasswordToken,
+        Self::Certificate,
+        Self::LoneToken,
+        Self::Nkey,
+    ];
 
     /// In words, for messages.
     #[must_use]
@@ -325,6 +355,9 @@ impl SecretKind {
             Self::Password => "a password",
             Self::BearerToken => "an OAuth token",
             Self::PasswordToken => "a token in place of a password",
+            Self::Certificate => "a client certificate",
+            Self::LoneToken => "a token without a user",
+            Self::Nkey => "an nkey",
         }
     }
 }

@@ -61,6 +61,7 @@ pub use login::{
     LoginStep, Secret, SecretKind, SignedIn,
 };
 pub use mssql::{Packets, Wrapping, WrappingError};
+pub use nats::nkey_credentials;
 pub use opening::{
     CancelKey, ClientOpening, Opening, OpeningError, OpeningReply, OpeningState, ReplyTo, TLS_ALERT,
     TLS_HANDSHAKE,
@@ -236,6 +237,11 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether the server takes the user's name from the TLS client certificate, so that a login by it needs none.
+    fn certificate_names_user(&self) -> bool {
+        false
+    }
+
     /// Whether a login of ours names a database, so that `login.database` can set it.
     fn names_database_in_login(&self) -> bool {
         false
@@ -376,6 +382,15 @@ pub fn that_choose_mechanisms() -> impl Iterator<Item = &'static str> {
 /// The names of the protocols whose clients can be held to a password of their own.
 pub fn that_hold_clients() -> impl Iterator<Item = &'static str> {
     all().filter(|protocol| protocol.holds_clients()).map(|protocol| protocol.label())
+}
+
+/// The names of the protocols whose servers take the user from the TLS client certificate.
+pub fn that_read_certificates() -> impl Iterator<Item = &'static str> {
+    all()
+        .filter(|protocol| {
+            protocol.certificate_names_user() && protocol.login_secrets().contains(&SecretKind::Certificate)
+        })
+        .map(|protocol| protocol.label())
 }
 
 /// The names of the protocols whose logins name a database.

@@ -50,7 +50,12 @@ impl Protocol for MongoDb {
     }
 
     fn login_secrets(&self) -> &'static [SecretKind] {
-        &[SecretKind::Password]
+        &[SecretKind::Password, SecretKind::Certificate]
+    }
+
+    /// Since MongoDB 3.4.
+    fn certificate_names_user(&self) -> bool {
+        true
     }
 
     fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
@@ -62,7 +67,7 @@ impl Protocol for MongoDb {
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
-        Some(Box::new(login::ScramLogin::new(context)))
+        Some(Box::new(login::SaslLogin::new(context)))
     }
 }
 

@@ -99,7 +99,9 @@ impl Protocol for MySql {
         match kind {
             SecretKind::Password => sign_in::PLUGINS,
             SecretKind::PasswordToken => &["mysql_clear_password"],
-            SecretKind::BearerToken => &[],
+            SecretKind::BearerToken | SecretKind::Certificate | SecretKind::LoneToken | SecretKind::Nkey => {
+                &[]
+            }
         }
     }
 

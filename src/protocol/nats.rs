@@ -7,11 +7,14 @@
 //! checkForSecure in nats.go (a client with tls_required begins TLS by itself).
 
 mod login;
+mod nkey;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+
+pub use nkey::nkey_credentials;
 
 use super::lines::{
     LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
@@ -81,7 +84,12 @@ impl Protocol for Nats {
     }
 
     fn login_secrets(&self) -> &'static [SecretKind] {
-        &[SecretKind::Password]
+        &[SecretKind::Password, SecretKind::LoneToken, SecretKind::Nkey, SecretKind::Certificate]
+    }
+
+    /// `verify_and_map`.
+    fn certificate_names_user(&self) -> bool {
+        true
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {

@@ -124,7 +124,7 @@ impl Protocol for Postgres {
     }
 
     fn login_secrets(&self) -> &'static [SecretKind] {
-        &[SecretKind::Password, SecretKind::PasswordToken, SecretKind::BearerToken]
+        &[SecretKind::Password, SecretKind::PasswordToken, SecretKind::BearerToken, SecretKind::Certificate]
     }
 
     /// Those of libpq's `require_auth`, and one for required channel binding.
@@ -133,6 +133,8 @@ impl Protocol for Postgres {
             SecretKind::Password => &["scram-sha-256-plus", "scram-sha-256", "md5", "password", "none"],
             SecretKind::PasswordToken => &["password", "none"],
             SecretKind::BearerToken => &["oauth", "none"],
+            SecretKind::Certificate => &["none"],
+            SecretKind::LoneToken | SecretKind::Nkey => &[],
         }
     }
 

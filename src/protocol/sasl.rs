@@ -1,7 +1,7 @@
-//! SASL mechanisms as a client has them: PLAIN, LOGIN, XOAUTH2, OAUTHBEARER and SCRAM-SHA-256, and one exchange by any of
+//! SASL mechanisms as a client has them: PLAIN, LOGIN, XOAUTH2, OAUTHBEARER, SCRAM-SHA-256 and EXTERNAL, and one exchange by any of
 //! them, without the framing that each protocol puts around it.
 //!
-//! Sources: RFC 4616 (PLAIN), RFC 5802 and RFC 7677 (SCRAM), RFC 7628 (OAUTHBEARER), draft-murchison-sasl-login (LOGIN),
+//! Sources: RFC 4422 appendix A (EXTERNAL), RFC 4616 (PLAIN), RFC 5802 and RFC 7677 (SCRAM), RFC 7628 (OAUTHBEARER), draft-murchison-sasl-login (LOGIN),
 //! Google's and Microsoft's documentation of XOAUTH2.
 
 pub(super) mod scram;
@@ -23,6 +23,8 @@ pub(super) enum Mechanism {
     ScramSha256,
     /// SCRAM-SHA-256 bound to the TLS connection.
     ScramSha256Plus,
+    /// By the TLS client certificate.
+    External,
 }
 
 impl Mechanism {
@@ -34,6 +36,7 @@ impl Mechanism {
             Self::OAuthBearer => "OAUTHBEARER",
             Self::ScramSha256 => "SCRAM-SHA-256",
             Self::ScramSha256Plus => "SCRAM-SHA-256-PLUS",
+            Self::External => "EXTERNAL",
         }
     }
 
@@ -43,6 +46,8 @@ impl Mechanism {
             SecretKind::Password => &[Self::ScramSha256Plus, Self::ScramSha256, Self::Plain, Self::Login],
             SecretKind::PasswordToken => &[Self::Plain, Self::Login],
             SecretKind::BearerToken => &[Self::OAuthBearer, Self::XOAuth2],
+            SecretKind::Certificate => &[Self::External],
+            SecretKind::LoneToken | SecretKind::Nkey => &[],
         }
     }
 
@@ -67,6 +72,8 @@ pub(super) const fn names(kind: SecretKind) -> &'static [&'static str] {
         SecretKind::Password => &["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN"],
         SecretKind::PasswordToken => &["PLAIN", "LOGIN"],
         SecretKind::BearerToken => &["OAUTHBEARER", "XOAUTH2"],
+        SecretKind::Certificate => &["EXTERNAL"],
+        SecretKind::LoneToken | SecretKind::Nkey => &[],
     }
 }
 
@@ -146,6 +153,8 @@ impl Exchange {
             (Mechanism::Plain, _) => Some(plain(&self.credentials)),
             (Mechanism::XOAuth2, _) => Some(xoauth2(&self.credentials)),
             (Mechanism::OAuthBearer, _) => Some(oauthbearer(&self.credentials)),
+            // Who we want to be; the server compares that with the certificate.
+            (Mechanism::External, _) => Some(secret_message(&[self.credentials.user.as_bytes()])),
             (_, Some(scram)) => Some(Zeroizing::new(scram.first())),
             (_, None) => None,
         }
@@ -180,7 +189,7 @@ impl Exchange {
     /// Whether a message has carried the secret or its proof, provided that the first message was sent.
     pub(super) const fn has_shown_secret(&self) -> bool {
         let messages = match self.mechanism {
-            Mechanism::Plain | Mechanism::XOAuth2 | Mechanism::OAuthBearer => 0,
+            Mechanism::Plain | Mechanism::XOAuth2 | Mechanism::OAuthBearer | Mechanism::External => 0,
             Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => 1,
             Mechanism::Login => 2,
         };
@@ -242,6 +251,9 @@ mod tests {
             ("XOAUTH2 OAUTHBEARER", BearerToken, true, Some(OAuthBearer)),
             ("PLAIN LOGIN", BearerToken, true, None),
             ("SCRAM-SHA-256", PasswordToken, true, None),
+            ("PLAIN EXTERNAL SCRAM-SHA-256", Certificate, true, Some(External)),
+            ("PLAIN LOGIN SCRAM-SHA-256", Certificate, true, None),
+            ("PLAIN EXTERNAL", Password, true, Some(Plain)),
             ("", Password, true, None),
         ] {
             let offer: Vec<_> = offered.split(' ').collect();
@@ -357,6 +369,9 @@ mod tests {
         let mut plain = exchange("PLAIN", of("tim", SecretKind::Password, "pw"));
         assert!(plain.challenged(b"").is_err());
         assert_eq!(plain.succeeded(None), Ok(()));
+        let mut external = exchange("EXTERNAL", of("tim", SecretKind::Certificate, "7"));
+        assert!(external.initial().is_some_and(|first| **first == *b"tim") && external.has_shown_secret());
+        assert!(external.challenged(b"").is_err());
         let mut scram = exchange("SCRAM-SHA-256", of("tim", SecretKind::Password, "pw"));
         assert!(matches!(scram.succeeded(None), Err(LoginError::Unproven(_))), "without its signature");
     }

@@ -86,6 +86,11 @@ impl CopyDirection {
         self.pending.append(bytes);
     }
 
+    /// The same of bytes that may hold a login.
+    pub(super) fn push_secret(&mut self, bytes: &[u8]) {
+        self.pending.append_secret(bytes);
+    }
+
     /// The bytes that the destination has not taken, for the driver that goes on with it.
     pub(super) fn take_pending(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.pending).rest().to_vec()

@@ -30,6 +30,8 @@ use std::io;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroize;
+
 pub use live::LiveSession;
 pub use upstream_stream::UpstreamStream;
 
@@ -378,7 +380,10 @@ impl<T: Transport> Relay<'_, T> {
                 live.set_cancel_key(key, upstream.peer());
             }
             // Stored before errors are looked at: what precedes an error is still delivered.
-            self.sending.push_pending(&out.to_upstream);
+            if !out.to_upstream.is_empty() {
+                self.sending.push_secret(&out.to_upstream);
+                out.to_upstream.zeroize();
+            }
             self.receiving.push_pending(&out.to_downstream);
             let progress = dialogue_progress(said)? | dialogue_progress(answered)?;
             if self.sending.source_has_ended()

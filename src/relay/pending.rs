@@ -5,6 +5,8 @@
 
 use std::cell::Cell;
 
+use zeroize::Zeroize;
+
 /// The size of a read while less than [`LITTLE`] is pending.
 pub(super) const WIDE: usize = crate::tls::Stream::PORTION;
 /// The size of a read otherwise, and the smallest one: more than a TLS record.
@@ -28,12 +30,15 @@ pub(super) struct PendingBytes {
     bytes: Vec<u8>,
     /// How many of them the destination has taken.
     taken: usize,
+    /// They may hold a login: their memory is overwritten before it is given back.
+    is_secret: bool,
 }
 
 impl PendingBytes {
+    /// What goes ahead of a session, and may hold a login.
     pub(super) fn new(bytes: Vec<u8>) -> Self {
         HELD.set(HELD.get() + bytes.len());
-        Self { bytes, taken: 0 }
+        Self { bytes, taken: 0, is_secret: true }
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -43,6 +48,17 @@ impl PendingBytes {
     pub(super) fn append(&mut self, bytes: &[u8]) {
         HELD.set(HELD.get() + bytes.len());
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The same of bytes that may hold a login.
+    pub(super) fn append_secret(&mut self, bytes: &[u8]) {
+        HELD.set(HELD.get() + bytes.len());
+        // A vector that grows leaves a copy behind.
+        let mut joined = Vec::with_capacity(self.bytes.len() + bytes.len());
+        joined.extend_from_slice(&self.bytes);
+        joined.extend_from_slice(bytes);
+        self.bytes.zeroize();
+        (self.bytes, self.is_secret) = (joined, true);
     }
 
     /// The bytes that the destination has not taken.
@@ -63,6 +79,9 @@ impl Drop for PendingBytes {
     fn drop(&mut self) {
         // Saturating, because a runtime that is torn down may drop it on a thread with another count.
         HELD.set(HELD.get().saturating_sub(self.bytes.len()));
+        if self.is_secret {
+            self.bytes.zeroize();
+        }
     }
 }
 
@@ -84,6 +103,12 @@ mod tests {
         assert!(pending.is_empty());
         assert_eq!(width(usize::MAX), WIDE);
         drop(PendingBytes::new(vec![0; LITTLE]));
+        assert_eq!(width(usize::MAX), WIDE);
+        let mut pending = PendingBytes::default();
+        pending.append_secret(&[1]);
+        pending.append_secret(&vec![2; LITTLE]);
+        assert_eq!((pending.rest()[..2].to_vec(), width(usize::MAX)), (vec![1, 2], NARROW));
+        drop(pending);
         assert_eq!(width(usize::MAX), WIDE);
     }
 }

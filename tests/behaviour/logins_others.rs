@@ -287,6 +287,45 @@ print('ldap3 is content')
     ambassador.shows_no_secret();
 }
 
+/// Scenario: a program that searches as its own user and checks its users' passwords on one and the same connection, as
+/// Apache's mod_authnz_ldap and Dovecot do: its next bind as itself had a placeholder, which went to the server, failed there,
+/// and counted against the account.
+#[test]
+fn a_pool_binds_as_itself_again_and_its_placeholder_reaches_no_server() {
+    let server = slapd();
+    let ambassador = SignedIn::to(server, "ldap", ADMIN, PASSWORD);
+    let script = "
+import ldap3, sys
+server = ldap3.Server('127.0.0.1', port=int(sys.argv[1]), get_info=ldap3.NONE)
+own = ('cn=admin,dc=test', 'wrong')
+pool = ldap3.Connection(server, *own, auto_bind=True)
+pool.add('dc=test', ['organization', 'dcObject'], {'o': 'Test', 'dc': 'test'})
+pool.add('cn=erika,dc=test', 'person', {'sn': 'e', 'userPassword': 'right'})
+who = lambda: pool.extend.standard.who_am_i()
+for round in range(20):
+    assert pool.search('dc=test', '(cn=erika)', attributes=['sn']), pool.result
+    user = pool.entries[0].entry_dn
+    # Behind another request, the connection is ours still.
+    assert pool.rebind(*own) and who() == 'dn:cn=admin,dc=test', pool.result
+    assert not pool.rebind(user, 'guess'), 'a wrong password'
+    assert pool.result['result'] == 49, pool.result
+    assert pool.rebind(*own) and who() == 'dn:cn=admin,dc=test', pool.result
+    assert pool.rebind(user, 'right') and who() == 'dn:cn=erika,dc=test', pool.result
+    assert pool.rebind(*own) and who() == 'dn:cn=admin,dc=test', pool.result
+pool.unbind()
+print('the pool is content')
+";
+    assert_eq!(python(script, &ambassador, &[]).must_succeed().stdout.trim(), "the pool is content");
+    // On this connection no bind failed but those with the wrong password.
+    let log = server.log();
+    let conn =
+        |line: &str| line.split_whitespace().find(|word| word.starts_with("conn=")).map(ToOwned::to_owned);
+    let of_erika = log.lines().find(|line| line.contains("BIND dn=\"cn=erika,dc=test\"")).and_then(conn);
+    let failed = log.lines().filter(|line| line.contains("RESULT tag=97 err=49") && conn(line) == of_erika);
+    assert_eq!((of_erika.is_some(), failed.count()), (true, 20), "{log}");
+    ambassador.shows_no_secret();
+}
+
 #[test]
 fn a_directory_is_asked_once_with_a_rejected_password() {
     let server = slapd();

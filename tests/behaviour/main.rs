@@ -43,6 +43,7 @@ mod landlock; // the daemon's own restriction of file access
 mod ldap_clients; // ldapsearch against OpenLDAP
 mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors
+mod logins_certificates; // signing in by the TLS client certificate alone
 mod logins_clouds; // tokens of clouds: metadata services
 mod logins_mail; // signing in to a mail server in the client's place
 mod logins_mail_clients; // clients that are held to a password of their own
@@ -50,6 +51,7 @@ mod logins_mail_tokens; // OAuth tokens for Dovecot and Postfix, which have them
 mod logins_mailbox; // signing in to IMAP, POP3 and ManageSieve in the client's place
 mod logins_mechanisms; // what may carry the secret of a login
 mod logins_mysql; // signing in to MariaDB and MySQL in the client's place
+mod logins_nats; // signing in to NATS by tokens, nkeys and JWTs
 mod logins_oauth; // tokens for signing in: what is asked of a token server, and when
 mod logins_others; // signing in to Redis, MQTT, LDAP, NATS and others in the client's place
 mod logins_postgres; // signing in to PostgreSQL in the client's place

@@ -45,7 +45,7 @@ impl SettingsBuilder<'_> {
             local_address: local_address.flatten(),
         };
         let announce_caller = self.announce_caller(cluster, protocol.as_deref());
-        let login = self.login(name, cluster, protocol.as_deref());
+        let login = self.login(name, cluster, protocol.as_deref(), originator);
         let endpoints = self.endpoints(cluster, &around);
         if let (Some(protocol), Some(tls)) = (protocol.as_deref(), &tls) {
             let start = tls.as_ref().map(Originator::start);

@@ -1,6 +1,7 @@
 //! Section `clusters.NAME.login`: who to sign in as, for which caller, by which source; and the guards without which
 //! whoever reaches the socket would be that user.
 
+mod certificate;
 mod clouds;
 mod oauth2;
 
@@ -18,9 +19,20 @@ use crate::name::ClusterName;
 use crate::policy::admission::Rule;
 use crate::protocol::{self, AllowedMechanisms, LoginCredentials, Protocol, SecretKind};
 use crate::sys::Bind;
+use crate::tls::Originator;
 
 /// The keys of which each names a source.
-const SOURCES: [&str; 6] = ["password", "oauth2", "aws_rds_iam", "aws_elasticache_iam", "azure", "gcp"];
+const SOURCES: [&str; 9] = [
+    "password",
+    "oauth2",
+    "aws_rds_iam",
+    "aws_elasticache_iam",
+    "azure",
+    "gcp",
+    "certificate",
+    "token",
+    "nkey",
+];
 
 impl SettingsBuilder<'_> {
     pub(super) fn login(
@@ -28,6 +40,7 @@ impl SettingsBuilder<'_> {
         name: &str,
         cluster: &Section,
         protocol: Option<&dyn Protocol>,
+        tls: Option<&Originator>,
     ) -> Option<Option<LoginSettings>> {
         if !cluster.is_given("login") {
             return Some(None);
@@ -45,7 +58,7 @@ impl SettingsBuilder<'_> {
             .iter()
             .map(|section| {
                 let rule = self.caller_rule(section);
-                let credential = self.credential(name, section, cluster, protocol);
+                let credential = self.credential(name, section, (cluster, tls), protocol);
                 Some((rule?, credential?))
             })
             .collect();
@@ -93,7 +106,7 @@ impl SettingsBuilder<'_> {
         &mut self,
         cluster: &str,
         section: &Section,
-        around: &Section,
+        (around, tls): (&Section, Option<&Originator>),
         protocol: Option<&dyn Protocol>,
     ) -> Option<Arc<LoginCredential>> {
         let given: Vec<_> = SOURCES.into_iter().filter(|source| section.is_given(source)).collect();
@@ -112,6 +125,14 @@ impl SettingsBuilder<'_> {
             [cloud @ ("azure" | "gcp")] => {
                 self.cloud(cloud, section, protocol).map(|source| Box::new(source) as Box<dyn LoginSource>)
             }
+            [key @ ("token" | "nkey")] => self.lone_file(key, section).map(|(file, read)| {
+                known = Some(read);
+                file
+            }),
+            ["certificate"] => self.certificate_proof(section, protocol, tls).map(|source| {
+                known = source.fetch().ok();
+                Box::new(source) as Box<dyn LoginSource>
+            }),
             ["oauth2"] => self.oauth2(section).map(|source| Box::new(source) as Box<dyn LoginSource>),
             [] => {
                 let message = format!("names no source of the secret: one of {}", SOURCES.join(", "));

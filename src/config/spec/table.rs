@@ -179,6 +179,11 @@ static LOGIN: SectionSpec = SectionSpec {
         optional("aws_elasticache_iam", ValueKind::Section(&AWS_ELASTICACHE_IAM), AWS_ELASTICACHE_IAM.about),
         optional("azure", ValueKind::Section(&AZURE), AZURE.about),
         optional("gcp", ValueKind::Section(&GCP), GCP.about),
+        optional("certificate", ValueKind::Boolean,
+            "protocols amqp, imap, ldap, lmtp, mongodb, nats, postgres and smtp: true: the cluster's TLS client certificate \
+             proves the user, and no secret is sent. With amqp, mongodb and nats `as` may be absent."),
+        optional("token", ValueKind::Section(&TOKEN), TOKEN.about),
+        optional("nkey", ValueKind::Section(&NKEY), NKEY.about),
         USER,
         GROUP,
         UNIT,
@@ -234,6 +239,19 @@ static CLIENT: SectionSpec = SectionSpec {
         optional("as", ValueKind::Text("printer"),
             "The client's user. Absent: the password file has user and password."),
         required("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
+    ],
+};
+
+static TOKEN: SectionSpec = SectionSpec {
+    about: "protocol nats: a token without a user, in a file, which is followed. Without `as`.",
+    keys: &[required("file", ValueKind::Text("secrets/token"), "The file: the token and nothing else.")],
+};
+
+static NKEY: SectionSpec = SectionSpec {
+    about: "protocol nats: an nkey, alone or with its JWT, in a file, which is followed. Without `as`.",
+    keys: &[
+        required("file", ValueKind::Text("secrets/app.creds"),
+            "The file: a user's seed as `nk` writes it, or a .creds file as `nsc` writes it."),
     ],
 };
 

@@ -143,6 +143,7 @@ fn every_supported_key_is_asked_for() {
         include_str!("../resolve/listener.rs"),
         include_str!("../resolve/log.rs"),
         include_str!("../resolve/login.rs"),
+        include_str!("../resolve/login/certificate.rs"),
         include_str!("../resolve/login/clouds.rs"),
         include_str!("../resolve/login/oauth2.rs"),
         include_str!("../resolve/resilience.rs"),

@@ -72,7 +72,7 @@ pub(crate) fn exposure(path: &Path) -> Option<String> {
 }
 
 /// Editors and `echo` end a file by a line end, which belongs to no password.
-fn without_line_end(text: &str) -> &str {
+pub(super) fn without_line_end(text: &str) -> &str {
     let text = text.strip_suffix('\n').unwrap_or(text);
     text.strip_suffix('\r').unwrap_or(text)
 }

@@ -1,10 +1,12 @@
-//! Signs in to an AMQP 0-9-1 broker for the client, by PLAIN: from the protocol header to Tune.
+//! Signs in to an AMQP 0-9-1 broker for the client, by PLAIN or, where the TLS client certificate is the proof, by EXTERNAL:
+//! from the protocol header to Tune.
 //!
 //! A StartOk has the client's properties beside its login, and a client sends them only after a Start. So its header is
 //! answered by a Start of ours before we dial; what it sends then goes to the broker with our login in it.
 //!
 //! Sources: AMQP 0-9-1 §1.4.2 (Connection.Start to Tune), §4.2.1 (fields); RabbitMQ, "Authentication failure notifications"
-//! (a broker closes without a word unless the client can read its Close), rabbit_reader.erl (capabilities). Deliberately
+//! (a broker closes without a word unless the client can read its Close), rabbit_reader.erl (capabilities),
+//! rabbit_auth_mechanism_ssl.erl (the name is the certificate's; what the response says is not read). Deliberately
 //! absent: AMQP 1.0; more than one challenge.
 
 use std::borrow::Cow;
@@ -14,7 +16,8 @@ use zeroize::Zeroizing;
 use super::{FRAME_END, HEADER_0_9_1, METHOD, SPEAKS_TLS, STARTED, judge, method};
 use crate::protocol::first_message::FirstMessageVerdict;
 use crate::protocol::login::{
-    AllowedMechanisms, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SignedIn, secret_message,
+    AllowedMechanisms, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SecretKind, SignedIn,
+    secret_message,
 };
 use crate::protocol::sasl::plain;
 use crate::protocol::{
@@ -206,18 +209,26 @@ impl StartLogin {
         start = start.get(2..).ok_or(MALFORMED)?;
         let _properties = long(&mut start).ok_or(MALFORMED)?;
         let mechanisms = String::from_utf8_lossy(long(&mut start).ok_or(MALFORMED)?).into_owned();
-        if !mechanisms.split(' ').any(|mechanism| mechanism == "PLAIN") || !self.mechanisms.allows("PLAIN") {
+        let kind = self.credentials.secret.kind();
+        let ours = if kind == SecretKind::Certificate { "EXTERNAL" } else { "PLAIN" };
+        if !mechanisms.split(' ').any(|mechanism| mechanism == ours) || !self.mechanisms.allows(ours) {
             return Err(self.credentials.no_mechanism(&self.mechanisms, &[&mechanisms]));
         }
         let ClientPart { properties, locale, .. } = self.client_part()?;
-        let response = plain(&self.credentials);
+        let response = if kind == SecretKind::Certificate {
+            secret_message(&[self.credentials.user.as_bytes()])
+        } else {
+            plain(&self.credentials)
+        };
+        let mechanism_length = [u8::try_from(ours.len()).expect("a name is short")];
         let locale_length = [u8::try_from(locale.len()).expect("it is a short string")];
         let (properties_length, response_length) = (length_of(&properties), length_of(&response));
-        let arguments: [&[u8]; 8] = [
+        let arguments: [&[u8]; 9] = [
             &START_OK,
             &properties_length,
             &properties,
-            b"\x05PLAIN",
+            &mechanism_length,
+            ours.as_bytes(),
             &response_length,
             &response,
             &locale_length,
@@ -232,7 +243,7 @@ impl StartLogin {
 
     fn rejected(&self, words: &[u8]) -> LoginError {
         let by = self.credentials.verdict(TurnedAway::new("AMQP error 403", None, words), words);
-        LoginError::Rejected { user: self.credentials.user.clone(), by, is_of_secret: true }
+        LoginError::Rejected { user: self.credentials.shown().to_owned(), by, is_of_secret: true }
     }
 
     fn closed(&self, mut arguments: &[u8]) -> LoginError {
@@ -258,7 +269,7 @@ impl StartLogin {
             part.properties.windows(on.len()).any(|window| window == on)
         });
         match self.has_proved && !reads_close {
-            true => self.rejected(b"it closed the connection after the password, without a word"),
+            true => self.rejected(b"it closed the connection after the login, without a word"),
             false => LoginError::Closed,
         }
     }
@@ -297,7 +308,7 @@ impl Login for StartLogin {
                 }))
             }
             (CLOSE, _) => Err(self.closed(arguments)),
-            (SECURE, true) => Err(malformed("it asks for more than PLAIN has")),
+            (SECURE, true) => Err(malformed("it asks for more than its mechanism has")),
             _ => Err(malformed("a method out of order")),
         }
     }

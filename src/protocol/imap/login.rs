@@ -143,8 +143,9 @@ impl ImapLogin {
     /// The command LOGIN is as strong as the mechanism of that name.
     fn takes_login(&self) -> bool {
         let LoginContext { credentials, mechanisms, .. } = &self.context;
-        let is_allowed = mechanisms.allows(Mechanism::Login.name());
-        is_allowed && credentials.secret.kind() != SecretKind::BearerToken && !self.has("LOGINDISABLED")
+        let is_password =
+            !matches!(credentials.secret.kind(), SecretKind::BearerToken | SecretKind::Certificate);
+        is_password && mechanisms.allows(Mechanism::Login.name()) && !self.has("LOGINDISABLED")
     }
 
     fn continuation(&mut self, text: &[u8]) -> Result<LoginProgress, LoginError> {

@@ -1,17 +1,19 @@
-//! Signs in to MongoDB for the client, by SCRAM-SHA-256 ahead of its first message, which then goes on as it is.
+//! Signs in to MongoDB for the client ahead of its first message, which then goes on as it is: by SCRAM-SHA-256, or by
+//! MONGODB-X509, where the TLS client certificate is the proof.
 //!
 //! A client that has credentials of its own cannot be served: SCRAM would have to prove to it that we know its password.
 //! So the client is to have none.
 //!
-//! Sources: github.com/mongodb/specifications, "Authentication" (saslStart, saslContinue, `skipEmptyExchange`, error 18);
-//! MongoDB's error_codes.yml; bsonspec.org. Deliberately absent: SCRAM-SHA-1, MONGODB-X509, MONGODB-OIDC.
+//! Sources: github.com/mongodb/specifications, "Authentication" (saslStart, saslContinue, `skipEmptyExchange`, error 18,
+//! `authenticate` with MONGODB-X509 and its database `$external`);
+//! MongoDB's error_codes.yml; bsonspec.org. Deliberately absent: SCRAM-SHA-1, MONGODB-OIDC.
 
 use zeroize::Zeroizing;
 
 use super::{HEAD, OP_MSG, document, element, le_u32, message, string};
 use crate::protocol::TurnedAway;
 use crate::protocol::login::{
-    AllowedMechanisms, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SignedIn,
+    AllowedMechanisms, Login, LoginContext, LoginCredentials, LoginError, LoginStep, SecretKind, SignedIn,
 };
 use crate::protocol::sasl::scram::{Binding, Scram};
 
@@ -19,18 +21,21 @@ use crate::protocol::sasl::scram::{Binding, Scram};
 const ANSWER_MAX: usize = 64 * 1024;
 /// The body of OP_MSG before its document: flags, and the kind of its section.
 const BODY_HEAD: usize = 5;
+/// The database of users that something else than MongoDB knows.
+const EXTERNAL: &str = "$external";
 const AUTHENTICATION_FAILED: u32 = 18;
 const MECHANISM_UNAVAILABLE: u32 = 334;
 
 /// One login.
 #[derive(Debug)]
-pub(super) struct ScramLogin {
+pub(super) struct SaslLogin {
     credentials: LoginCredentials,
     mechanisms: AllowedMechanisms,
     /// The database that knows the user.
     source: String,
     opening: Vec<u8>,
-    scram: Scram,
+    /// `None`: MONGODB-X509.
+    scram: Option<Scram>,
     expects: Expects,
     held: Vec<u8>,
 }
@@ -38,6 +43,8 @@ pub(super) struct ScramLogin {
 /// The server's next message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expects {
+    /// In answer to MONGODB-X509.
+    Accepted,
     ServerFirst,
     ServerFinal,
     /// The server has proved itself, and wants one more message, which is empty.
@@ -108,17 +115,22 @@ fn binary(name: &str, value: &[u8]) -> Vec<u8> {
     element(0x05, name, &[&length, &[0][..], value].concat())
 }
 
-impl ScramLogin {
+impl SaslLogin {
     pub(super) fn new(context: LoginContext<'_>) -> Self {
         let LoginContext { credentials, mechanisms, database, opening, nonce, .. } = context;
-        let scram = Scram::new(credentials.secret.clone(), &credentials.user, &Binding::None, &nonce);
+        let (scram, source, expects) = if credentials.secret.kind() == SecretKind::Certificate {
+            (None, EXTERNAL, Expects::Accepted)
+        } else {
+            let scram = Scram::new(credentials.secret.clone(), &credentials.user, &Binding::None, &nonce);
+            (Some(scram), database.unwrap_or("admin"), Expects::ServerFirst)
+        };
         Self {
             credentials,
             mechanisms,
-            source: database.unwrap_or("admin").into(),
+            source: source.into(),
             opening: opening.to_vec(),
             scram,
-            expects: Expects::ServerFirst,
+            expects,
             held: Vec::new(),
         }
     }
@@ -140,21 +152,23 @@ impl ScramLogin {
             return Err(self.error(answer));
         }
         let conversation = if answer.conversation.is_empty() { &[0; 4] } else { answer.conversation };
-        match self.expects {
-            Expects::ServerFirst => {
-                let last = self.scram.last(answer.payload)?;
+        match (self.expects, &mut self.scram) {
+            (Expects::ServerFirst, Some(scram)) => {
+                let last = scram.last(answer.payload)?;
                 self.expects = Expects::ServerFinal;
                 Ok(self.go_on(conversation, &last))
             }
-            Expects::ServerFinal => {
-                if self.scram.verify(answer.payload)?.is_some() {
+            (Expects::ServerFinal, Some(scram)) => {
+                if scram.verify(answer.payload)?.is_some() {
                     return Err(LoginError::Unproven("it reported an error in place of its signature"));
                 }
                 self.expects = Expects::Done;
                 Ok(if answer.is_done { self.signed_in() } else { self.go_on(conversation, b"") })
             }
-            Expects::Done if answer.is_done => Ok(self.signed_in()),
-            Expects::Done => Err(malformed("the login has no end")),
+            (Expects::Done, _) if answer.is_done => Ok(self.signed_in()),
+            (Expects::Done, _) => Err(malformed("the login has no end")),
+            // MONGODB-X509 has one step.
+            (_, _) => Ok(self.signed_in()),
         }
     }
 
@@ -168,23 +182,34 @@ impl ScramLogin {
         match answer.code {
             Some(AUTHENTICATION_FAILED) => {
                 let is_of_secret = self.expects != Expects::ServerFirst;
-                LoginError::Rejected { user: self.credentials.user.clone(), by, is_of_secret }
+                LoginError::Rejected { user: self.credentials.shown().to_owned(), by, is_of_secret }
             }
             Some(MECHANISM_UNAVAILABLE) => {
-                self.credentials.no_mechanism(&self.mechanisms, &["no SCRAM-SHA-256 for that user"])
+                let offered = match self.scram {
+                    Some(_) => "no SCRAM-SHA-256 for that user",
+                    None => "no MONGODB-X509",
+                };
+                self.credentials.no_mechanism(&self.mechanisms, &[offered])
             }
             _ => LoginError::TurnedAway(by),
         }
     }
 }
 
-impl Login for ScramLogin {
+impl Login for SaslLogin {
     fn begin(&mut self) -> Result<LoginStep, LoginError> {
+        let Some(scram) = &self.scram else {
+            let begin = element(0x10, "authenticate", &1_u32.to_le_bytes());
+            let user = &self.credentials.user;
+            let user = (!user.is_empty()).then(|| string("user", user));
+            let command = [begin, string("mechanism", "MONGODB-X509")].into_iter().chain(user);
+            return Ok(self.command(command.collect()));
+        };
         let options = document(&[element(0x08, "skipEmptyExchange", &[1])]);
         Ok(self.command(vec![
             element(0x10, "saslStart", &1_u32.to_le_bytes()),
             string("mechanism", "SCRAM-SHA-256"),
-            binary("payload", &self.scram.first()),
+            binary("payload", &scram.first()),
             element(0x03, "options", &options),
         ]))
     }

@@ -71,6 +71,8 @@ const fn malformed(reason: &'static str) -> LoginError {
 impl StartupLogin {
     pub(super) fn new(context: LoginContext<'_>) -> Self {
         let LoginContext { credentials, mechanisms, database, opening, channel_binding, nonce, .. } = context;
+        // Method `cert`: TLS has proved it already, and the server asks for nothing.
+        let has_proved = credentials.secret.kind() == SecretKind::Certificate;
         Self {
             credentials,
             mechanisms,
@@ -81,7 +83,7 @@ impl StartupLogin {
             held: Vec::new(),
             total: 0,
             expects: Expects::Request,
-            has_proved: false,
+            has_proved,
             signed_in: SignedIn::default(),
         }
     }
@@ -199,7 +201,9 @@ impl StartupLogin {
 
     /// A PasswordMessage.
     fn password(&mut self) -> Result<Option<LoginStep>, LoginError> {
-        if self.credentials.secret.kind() == SecretKind::BearerToken || !self.mechanisms.allows(PASSWORD) {
+        let is_no_password =
+            matches!(self.credentials.secret.kind(), SecretKind::BearerToken | SecretKind::Certificate);
+        if is_no_password || !self.mechanisms.allows(PASSWORD) {
             return Err(self.no_mechanism(&[PASSWORD]));
         }
         let message = typed(b'p', &[self.credentials.secret.expose().as_bytes(), b"\0"]);

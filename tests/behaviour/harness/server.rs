@@ -109,6 +109,22 @@ impl Server {
         format!("tls: {{ ca: {}, cert: {cert}, key: {key}, server_name: srv.test{more} }}", ca.display())
     }
 
+    /// The same with another certificate of its CA.
+    pub(crate) fn tls_of(&self, leaf: &Leaf) -> String {
+        let (ca, cert, key) = (self.pki.ca(), leaf.cert.display(), leaf.key.display());
+        format!("tls: {{ ca: {}, cert: {cert}, key: {key}, server_name: srv.test }}", ca.display())
+    }
+
+    /// The certificate of [`Self::tls`].
+    pub(crate) const fn app(&self) -> &Leaf {
+        &self.app
+    }
+
+    /// Whose certificates it accepts.
+    pub(crate) fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
     /// The same without our certificate.
     pub(crate) fn tls_without_certificate(&self) -> String {
         format!("tls: {{ ca: {}, server_name: srv.test }}", self.pki.ca().display())
@@ -318,6 +334,15 @@ pub(crate) fn dovecot_with_scram() -> &'static Server {
     shared(&SHARED, || dovecot_with("auth_mechanisms = plain login scram-sha-256\n", &[]))
 }
 
+/// The same that takes the user from the certificate, by EXTERNAL.
+pub(crate) fn dovecot_with_external() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    let external = "auth_mechanisms = plain external\nauth_ssl_username_from_cert = yes\n\
+                    ssl_cert_username_field = commonName\npassdb {\n driver = static\n args = nopassword=y\n\
+                    mechanisms = external\n}\n";
+    shared(&SHARED, || dovecot_with(external, &[]))
+}
+
 /// The same that lets each user have one session of a protocol.
 pub(crate) fn full_dovecot() -> Server {
     dovecot_with("auth_mechanisms = plain\nmail_max_userip_connections = 1\n", &[])
@@ -386,7 +411,7 @@ fn dovecot_with(more: &str, files: &[(&str, &str)]) -> Server {
     })
 }
 
-/// OpenLDAP with `dc=test`, whose `cn=admin,dc=test` has the password. Port 1 demands a PROXY header of version 2.
+/// OpenLDAP with `dc=test`, whose `cn=admin,dc=test` has the password; a certificate of `service` is `cn=service,dc=test`. Port 1 demands a PROXY header of version 2.
 pub(crate) fn slapd() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
@@ -397,6 +422,7 @@ pub(crate) fn slapd() -> &'static Server {
                 "include /etc/ldap/schema/core.schema\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n\
                  pidfile {dir}/pid\nTLSCACertificateFile {dir}/ca.pem\nTLSCertificateFile {dir}/server.pem\n\
                  TLSCertificateKeyFile {dir}/server.key\nTLSVerifyClient demand\nsecurity ssf=128\n\
+                 authz-regexp ^cn=service$ cn=service,dc=test\n\
                  database mdb\nsuffix dc=test\nrootdn cn=admin,dc=test\nrootpw \"{PASSWORD}\"\ndirectory {dir}/db\n"
             );
             let file = plan.write("slapd.conf", &config);
@@ -433,6 +459,22 @@ pub(crate) fn nats() -> &'static [Server; 2] {
                 command
             })
         })
+    })
+}
+
+/// A NATS server with these further keys of `tls`, and that section of its configuration.
+pub(crate) fn nats_with(tls: &str, authorization: &str) -> Server {
+    Server::start(1, None, "TERM", |plan| {
+        let dir = plan.dir.display();
+        let config = format!(
+            "listen: \"127.0.0.1:{}\"\ntls {{ {tls} cert_file: \"{dir}/server.pem\", key_file: \"{dir}/server.key\", \
+             ca_file: \"{dir}/ca.pem\", verify: true }}\n{authorization}\n",
+            plan.ports[0]
+        );
+        let file = plan.write("nats.conf", &config);
+        let mut command = Command::new(demand("nats-server", "nats-server"));
+        command.args(["-c", &file]);
+        command
     })
 }
 
@@ -516,7 +558,7 @@ pub(crate) fn memcached() -> &'static Server {
     })
 }
 
-/// RabbitMQ, on a TLS port only, with an epmd of its own.
+/// RabbitMQ, on a TLS port only, with an epmd of its own; EXTERNAL takes the user from the certificate's common name.
 pub(crate) fn rabbitmq() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
@@ -527,9 +569,13 @@ pub(crate) fn rabbitmq() -> &'static Server {
                 "listeners.tcp = none\nlisteners.ssl.1 = 127.0.0.1:{}\nssl_options.cacertfile = {dir}/ca.pem\n\
                  ssl_options.certfile = {dir}/server.pem\nssl_options.keyfile = {dir}/server.key\n\
                  ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\nlog.console = true\n\
-                 log.file = false\ndefault_user = app\ndefault_pass = {PASSWORD}\n",
+                 log.file = false\ndefault_user = app\ndefault_pass = {PASSWORD}\n\
+                 auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = AMQPLAIN\nauth_mechanisms.3 = EXTERNAL\n\
+                 ssl_cert_login_from = common_name\n",
                 plan.ports[0]
             );
+            let plugins = plan.write("plugins", "[rabbitmq_auth_mechanism_ssl].\n");
+            give(Path::new(&plugins), plan.account);
             let config = plan.write("rabbitmq.conf", &config);
             give(Path::new(&config), plan.account);
             // Debian's own start script demands root or `rabbitmq`; it calls this one.

@@ -5,12 +5,14 @@
 
 use ambassador::internals::protocol::postgres::ScramPlus;
 use ambassador::internals::protocol::{
-    self, Dialogue, ClientReply, ClientOpening, LoginContext, LoginCredentials, LoginStep, Options, Outbox, ProbeStep, Protocol, OpeningState, Secret, UpgradeStep, Upgraded,
+    self, Dialogue, ClientReply, ClientOpening, LoginContext, LoginCredentials, LoginStep, Options, Outbox, ProbeStep, Protocol, OpeningState, Secret, SecretKind, UpgradeStep, Upgraded,
 };
 use libfuzzer_sys::fuzz_target;
 
 /// More than any dialogue may buffer, or make of its input.
 const HELD_MAX: usize = 256 * 1024;
+/// The seed of an nkey, of its documentation.
+const NKEY: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
 
 fuzz_target!(|input: &[u8]| {
     let label = std::env::var("AMBASSADOR_PROTOCOL").expect("AMBASSADOR_PROTOCOL names a protocol");
@@ -207,11 +209,12 @@ fn sign_in(
     server: &[u8],
     portion: usize,
 ) -> Option<Box<dyn Dialogue>> {
-    let kind = *protocol.login_secrets().first()?;
     let mut left = None;
-    for is_greeted in [false, true] {
+    let kinds = protocol.login_secrets().iter().flat_map(|kind| [(*kind, false), (*kind, true)]);
+    for (kind, is_greeted) in kinds {
+        let secret = if kind == SecretKind::Nkey { NKEY } else { "pencil" };
         let credentials =
-            LoginCredentials { user: "app".into(), secret: Secret::new(kind, "pencil".to_owned().into()) };
+            LoginCredentials { user: "app".into(), secret: Secret::new(kind, secret.to_owned().into()) };
         let context = LoginContext {
             credentials,
             mechanisms: Default::default(),
@@ -223,6 +226,7 @@ fn sign_in(
             nonce: [7; 18],
         };
         let mut login = protocol.login(context)?;
+        login.greeted(server);
         if login.begin().is_err() {
             continue;
         }

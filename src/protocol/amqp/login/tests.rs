@@ -1,7 +1,7 @@
 //! The client's Start, the broker's, and how a broker says no.
 
 use super::*;
-use crate::protocol::login::{Secret, SecretKind};
+use crate::protocol::login::Secret;
 
 fn login(opening: &[u8]) -> StartLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
@@ -111,6 +111,27 @@ fn the_clients_properties_go_on_with_our_login() {
         }
     }
     assert!(matches!(login(b"AMQP\0\0\x09\x01nonsense").begin(), Err(LoginError::Client(_))));
+}
+
+#[test]
+fn a_certificate_signs_in_by_external_alone() {
+    for user in ["", "app"] {
+        let mut login = login(b"");
+        let secret = Secret::new(SecretKind::Certificate, Zeroizing::new("7".into()));
+        login.credentials = LoginCredentials { user: user.into(), secret };
+        login.begin().unwrap();
+        let LoginStep::Send(bytes) = login.receive(&own_start()).unwrap() else { panic!("a StartOk") };
+        assert_eq!(*bytes, start_ok(&properties(&[FAILURE_CLOSE]), b"EXTERNAL", user.as_bytes()));
+        let no = login.receive(&close(403, "ACCESS_REFUSED")).unwrap_err().to_string();
+        assert!(
+            no.contains(if user.is_empty() { "as the certificate's subject (" } else { "as app (" }),
+            "{no}"
+        );
+        let arguments = [&b"\0\x09\0\0\0\0"[..], b"\0\0\0\x05PLAIN", b"\0\0\0\x05en_US"].concat();
+        let mut other = StartLogin { has_proved: false, ..login };
+        let error = other.receive(&method(10, 10, &arguments)).unwrap_err();
+        assert!(matches!(error, LoginError::NoMechanism { kind: SecretKind::Certificate, .. }), "{error}");
+    }
 }
 
 #[test]

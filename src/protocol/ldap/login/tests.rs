@@ -1,15 +1,18 @@
-//! Which binds are ours to answer, and what results mean.
-
-use zeroize::Zeroizing;
+//! Our bind, and what results mean.
 
 use super::*;
-use crate::protocol::login::{Secret, SecretKind};
+use zeroize::Zeroizing;
+
+use crate::protocol::ldap::bind::{SASL, SIMPLE, VERSION};
+use crate::protocol::ldap::own_binds::response;
+use crate::protocol::ldap::{BIND_REQUEST, ENUMERATED, OCTET_STRING, encoded, integer};
+use crate::protocol::login::Secret;
 
 const OWN: &str = "cn=app,dc=test";
 
-fn login(opening: &[u8]) -> SimpleBind {
+fn login(opening: &[u8]) -> BindLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
-    SimpleBind::new(LoginContext {
+    BindLogin::new(LoginContext {
         credentials: LoginCredentials { user: OWN.into(), secret },
         mechanisms: Default::default(),
         database: None,
@@ -55,55 +58,33 @@ fn the_bind_is_a_simple_one_of_our_name() {
     assert!(login.begin().is_err());
 }
 
-/// A program checks its users' passwords by binds of their names.
+/// SASL EXTERNAL, with the name that `as` has as the identity to be.
 #[test]
-fn only_binds_of_nobody_and_of_our_own_name_are_answered_by_us() {
-    let sasl = bind(4, "", 0xa3, &encoded(OCTET_STRING, b"EXTERNAL"));
-    for (opening, to_client, to_server, is_over) in [
-        (bind(1, "", SIMPLE, b""), success(1), Vec::new(), false),
-        (bind(2, "", SIMPLE, b"x"), success(2), Vec::new(), false),
-        (bind(3, OWN, SIMPLE, b"wrong"), success(3), Vec::new(), false),
-        (bind(3, "CN=App, DC=test", SIMPLE, b""), success(3), Vec::new(), false),
-        (
-            bind(4, "cn=alice,dc=test", SIMPLE, b"x"),
-            Vec::new(),
-            bind(4, "cn=alice,dc=test", SIMPLE, b"x"),
-            true,
-        ),
-        (sasl.clone(), Vec::new(), sasl, true),
-        (search(1), Vec::new(), search(1), true),
-        ([bind(1, OWN, SIMPLE, b"x"), search(2)].concat(), success(1), search(2), true),
-        (
-            [bind(1, OWN, SIMPLE, b"x"), bind(300, "", SIMPLE, b"")].concat(),
-            [success(1), success(300)].concat(),
-            Vec::new(),
-            false,
-        ),
-        // A search whose end is far away is not waited for.
-        (
-            b"\x30\x84\0\0\xff\0\x02\x01\x01\x63".to_vec(),
-            Vec::new(),
-            b"\x30\x84\0\0\xff\0\x02\x01\x01\x63".to_vec(),
-            true,
-        ),
-        (b"\x30\x0c\x02\x01\x01".to_vec(), Vec::new(), Vec::new(), false),
-    ] {
-        let mut login = login(&opening);
-        login.begin().unwrap();
-        let Ok(LoginStep::SignedIn(signed_in)) = login.receive(&answer(OWN_ID, BIND_RESPONSE, 0, "")) else {
-            panic!("{opening:?}")
-        };
-        assert_eq!(signed_in.to_client, to_client, "{opening:?}");
-        assert_eq!(signed_in.to_server, to_server, "{opening:?}");
-        assert_eq!(signed_in.dialogue.is_none(), is_over, "{opening:?}");
-        // And byte by byte.
-        let mut binds = OwnBinds { name: OWN.into(), held: Vec::new(), is_passing: false };
-        let mut out = Outbox::default();
-        for byte in &opening {
-            binds.on_downstream(&[*byte], &mut out).unwrap();
+fn a_certificate_binds_by_external() {
+    for (user, identity) in [(OWN, "dn:cn=app,dc=test"), ("dn:cn=x", "dn:cn=x"), ("u:app", "u:app")] {
+        let secret = Secret::new(SecretKind::Certificate, Zeroizing::new("digest".into()));
+        let mut login = login(b"");
+        login.credentials = LoginCredentials { user: user.into(), secret };
+        let sasl = [encoded(OCTET_STRING, b"EXTERNAL"), encoded(OCTET_STRING, identity.as_bytes())].concat();
+        match login.begin() {
+            Ok(LoginStep::Send(bytes)) => assert_eq!(*bytes, bind(OWN_ID, "", SASL, &sasl)),
+            other => panic!("{other:?}"),
         }
-        assert_eq!((out.to_downstream, out.to_upstream), (to_client, to_server), "{opening:?}");
     }
+}
+
+/// The rest is in the tests of [`OwnBinds`].
+#[test]
+fn what_the_client_began_with_and_what_the_server_said_go_on() {
+    let opening = [bind(1, OWN, SIMPLE, b"x"), search(2)].concat();
+    let behind = answer(0, EXTENDED_RESPONSE, 52, "stopping");
+    let mut login = login(&opening);
+    login.begin().unwrap();
+    let answers = [answer(OWN_ID, BIND_RESPONSE, 0, ""), behind.clone()].concat();
+    let Ok(LoginStep::SignedIn(signed_in)) = login.receive(&answers) else { panic!("it is signed in") };
+    assert_eq!(signed_in.to_client, [response(1, 0, ""), behind].concat());
+    assert_eq!(signed_in.to_server, search(2));
+    assert!(signed_in.dialogue.is_some());
 }
 
 #[test]
@@ -112,6 +93,9 @@ fn each_result_has_its_own_meaning() {
         (49, Some(true)),
         (48, Some(true)),
         (53, Some(true)),
+        (50, Some(true)),
+        (71, Some(true)),
+        (123, Some(true)),
         (32, Some(true)),
         (34, Some(false)),
         (8, Some(false)),
@@ -159,10 +143,6 @@ fn no_bytes_whatever_make_it_panic() {
                 let at = rng.usize(..bytes.len());
                 bytes[at] = rng.u8(..);
             }
-        }
-        let mut binds = OwnBinds { name: OWN.into(), held: Vec::new(), is_passing: false };
-        for part in spoilt[0].chunks(rng.usize(1..40)) {
-            binds.take(part, &mut Outbox::default());
         }
         let mut login = login(&spoilt[0]);
         for part in spoilt[1].chunks(rng.usize(1..40)) {

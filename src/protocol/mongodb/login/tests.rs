@@ -5,9 +5,9 @@ use data_encoding::BASE64;
 use super::*;
 use crate::protocol::login::{Secret, SecretKind};
 
-fn login(opening: &[u8], database: Option<&str>) -> ScramLogin {
+fn login(opening: &[u8], database: Option<&str>) -> SaslLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
-    ScramLogin::new(LoginContext {
+    SaslLogin::new(LoginContext {
         credentials: LoginCredentials { user: "user".into(), secret },
         mechanisms: Default::default(),
         database,
@@ -101,6 +101,53 @@ fn a_login_goes_ahead_of_the_clients_first_message() {
             Ok(LoginStep::SignedIn(signed_in)) => assert_eq!(signed_in.to_server, b"the client's hello"),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// As drivers of MongoDB send it; the server takes the subject for the name if there is none.
+#[test]
+fn a_certificate_signs_in_by_x509() {
+    let subject = "CN=app,OU=Tests";
+    for user in ["", subject] {
+        let secret = Secret::new(SecretKind::Certificate, Zeroizing::new("7".into()));
+        let begun = || {
+            let mut login = SaslLogin::new(LoginContext {
+                credentials: LoginCredentials { user: user.into(), secret: secret.clone() },
+                mechanisms: Default::default(),
+                client: None,
+                database: None,
+                opening: b"the client's hello",
+                is_greeted: false,
+                channel_binding: None,
+                nonce: [7; 18],
+            });
+            let (command, _) = sent(login.begin());
+            (login, command)
+        };
+        let (mut login, command) = begun();
+        let mut expected = vec![
+            element(0x10, "authenticate", &1_u32.to_le_bytes()),
+            string("mechanism", "MONGODB-X509"),
+            string("user", subject),
+            string("$db", "$external"),
+        ];
+        if user.is_empty() {
+            expected.remove(2);
+        }
+        assert_eq!(command, document(&expected));
+        let accepted = reply(&[
+            string("dbname", "$external"),
+            string("user", subject),
+            element(0x01, "ok", &1.0_f64.to_le_bytes()),
+        ]);
+        match login.receive(&accepted) {
+            Ok(LoginStep::SignedIn(signed_in)) => assert_eq!(signed_in.to_server, b"the client's hello"),
+            other => panic!("{other:?}"),
+        }
+        let rejected = begun().0.receive(&error(18, "Authentication failed.")).unwrap_err();
+        assert!(matches!(rejected, LoginError::Rejected { is_of_secret: true, .. }), "{rejected}");
+        let other = begun().0.receive(&error(334, "disabled")).unwrap_err();
+        assert!(other.to_string().ends_with("suits a client certificate: no MONGODB-X509"), "{other}");
     }
 }
 

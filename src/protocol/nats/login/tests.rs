@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::protocol::Outbox;
-use crate::protocol::login::{Secret, SecretKind};
+use crate::protocol::login::Secret;
 
 fn login(is_greeted: bool) -> ConnectLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pen\"cil\\".into()));
@@ -50,6 +50,42 @@ fn the_login_follows_info_wherever_that_is_read() {
             let expected = if is_greeted { &b""[..] } else { b"INFO {\"server_id\":\"A\"} \r\n" };
             assert_eq!(signed_in.to_client, expected);
         }
+    }
+}
+
+const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
+
+fn login_with(kind: SecretKind, text: &str) -> ConnectLogin {
+    let secret = Secret::new(kind, Zeroizing::new(text.into()));
+    ConnectLogin { credentials: LoginCredentials { user: String::new(), secret }, ..login(true) }
+}
+
+#[test]
+fn each_kind_of_secret_has_its_own_options() {
+    let greeting = b"INFO {\"server_id\":\"A\",\"nonce\":\"bm9uY2U\"} \r\n";
+    let creds = format!("-----BEGIN NATS USER JWT-----\neyJ0.eyJq.c2ln\n{SEED}\n");
+    let public = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+    let signature = BASE64URL_NOPAD.encode(&Nkey::parse(SEED).unwrap().sign(b"bm9uY2U"));
+    for (kind, text, expected) in [
+        (SecretKind::LoneToken, "a\"b", r#","auth_token":"a\"b""#.to_owned()),
+        (SecretKind::Certificate, "7", String::new()),
+        (SecretKind::Nkey, SEED, format!(r#","nkey":"{public}","sig":"{signature}""#)),
+        (SecretKind::Nkey, &creds, format!(r#","jwt":"eyJ0.eyJq.c2ln","sig":"{signature}""#)),
+    ] {
+        let expected = format!("CONNECT {{\"protocol\":0{expected}}}\r\nPING\r\n");
+        let mut greeted = login_with(kind, text);
+        greeted.greeted(greeting);
+        assert_eq!(String::from_utf8(sent(greeted.begin())).unwrap(), expected);
+        // INFO behind TLS.
+        let mut waiting = ConnectLogin { expects_info: true, ..login_with(kind, text) };
+        assert!(matches!(waiting.begin(), Ok(LoginStep::Read)));
+        assert_eq!(String::from_utf8(sent(waiting.receive(greeting))).unwrap(), expected);
+    }
+    for greeting in [&b""[..], b"INFO {}\r\n", b"INFO {\"nonce\":7}\r\n", b"INFO nonsense\r\n", b"INFO"] {
+        let mut without = login_with(SecretKind::Nkey, SEED);
+        without.greeted(greeting);
+        let error = without.begin().unwrap_err();
+        assert!(matches!(error, LoginError::NoMechanism { kind: SecretKind::Nkey, .. }), "{error}");
     }
 }
 

@@ -71,6 +71,26 @@ fn error(code: &str, text: &str) -> Vec<u8> {
     message(b'E', format!("SFATAL\0VFATAL\0C{code}\0M{text}\0\0").as_bytes())
 }
 
+/// Methods `cert` and `trust`: the server asks for nothing. One that asks for a password gets none, and one that rejects has
+/// judged the certificate.
+#[test]
+fn a_certificate_answers_no_question() {
+    let case = Case { kind: SecretKind::Certificate, ..Case::default() };
+    assert!(matches!(begun(&case).receive(&welcome()), Ok(LoginStep::SignedIn(_))));
+    for (question, offered) in [
+        (request(3, b""), "a password in the clear"),
+        (request(5, b"salt"), "md5"),
+        (request(10, b"SCRAM-SHA-256\0OAUTHBEARER\0EXTERNAL\0\0"), "SCRAM-SHA-256, OAUTHBEARER, EXTERNAL"),
+    ] {
+        let error = begun(&case).receive(&question).unwrap_err();
+        assert!(matches!(&error, LoginError::NoMechanism { kind: SecretKind::Certificate, .. }), "{error:?}");
+        assert!(error.to_string().ends_with(offered), "{error}");
+    }
+    let no = error("28000", "certificate authentication failed for user \"app\"");
+    let rejected = begun(&case).receive(&no).unwrap_err();
+    assert!(matches!(rejected, LoginError::Rejected { is_of_secret: true, .. }), "{rejected}");
+}
+
 /// What is sent in answer, without its type and length.
 #[track_caller]
 fn sent(step: Result<LoginStep, LoginError>) -> Vec<u8> {
