@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn there_is_an_end_to_a_list() {
-        let many: Vec<_> = (0..1000_u16).map(|port| target(Host::Ip([10, 0, 0, 1].into()), port)).collect();
+        let many: Vec<_> = (0..5000_u16).map(|port| target(Host::Ip([10, 0, 0, 1].into()), port)).collect();
         let found = endpoints(&many, &BTreeMap::new(), false);
         assert_eq!((found.endpoints.len(), found.leaves_some_out), (ENDPOINTS_MAX, true));
         assert!(!endpoints(&many[..ENDPOINTS_MAX], &BTreeMap::new(), false).leaves_some_out);

@@ -59,7 +59,14 @@ impl Protocol for MongoDb {
     }
 
     fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
-        if kind == SecretKind::Password { &["SCRAM-SHA-256"] } else { &[] }
+        match kind {
+            SecretKind::Password => &["SCRAM-SHA-256"],
+            SecretKind::Certificate => &["MONGODB-X509"],
+            SecretKind::BearerToken
+            | SecretKind::PasswordToken
+            | SecretKind::LoneToken
+            | SecretKind::Nkey => &[],
+        }
     }
 
     fn names_database_in_login(&self) -> bool {

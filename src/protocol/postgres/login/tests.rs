@@ -78,7 +78,7 @@ fn a_certificate_answers_no_question() {
     let case = Case { kind: SecretKind::Certificate, ..Case::default() };
     assert!(matches!(begun(&case).receive(&welcome()), Ok(LoginStep::SignedIn(_))));
     for (question, offered) in [
-        (request(3, b""), "a password in the clear"),
+        (request(3, b""), "password"),
         (request(5, b"salt"), "md5"),
         (request(10, b"SCRAM-SHA-256\0OAUTHBEARER\0EXTERNAL\0\0"), "SCRAM-SHA-256, OAUTHBEARER, EXTERNAL"),
     ] {
