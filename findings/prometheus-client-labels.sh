@@ -4,7 +4,7 @@
 # written with a backslash (systemd-escape), so a label with its name is wrong in the output, without an error.
 #
 # Seen: `unit="system-backup\x2ddaily.slice"` instead of `\\x2d`, which the Python client's parser (prometheus_client 0.21.1)
-# lets pass, and `unit="a "quoted" name"`, at which it stops. What we do: docs/DECISIONS.md, "Metrics by `metrics-exporter-prometheus`".
+# lets pass, and `unit="a "quoted" name"`, at which it stops. What we do: docs/DECISIONS.md, "Metrics belong to their objects".
 # Needs cargo, python3 with venv, and the network. Fails if the behaviour is another.
 set -eu
 folder=$(mktemp -d)
