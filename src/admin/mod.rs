@@ -10,6 +10,7 @@ mod control;
 mod history;
 mod page;
 mod reported;
+mod reports;
 mod request;
 mod respond;
 mod server;
@@ -20,8 +21,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-
-use tokio::sync::Semaphore;
 
 use crate::clock;
 use crate::cluster::Cluster;
@@ -41,6 +40,7 @@ pub(crate) use control::{
 };
 pub(crate) use history::{History, Sample, Samples};
 pub(crate) use reported::UNTOLD;
+pub(crate) use reports::ReportWriter;
 pub(crate) use server::serve;
 pub(crate) use status::{LogLevel, Phase, PhaseCell};
 
@@ -94,8 +94,8 @@ pub(crate) struct AdminState {
     pub credentials: Credentials,
     /// The log and its level.
     pub log: Log,
-    /// Held by whoever writes a report: one after the other, so that many questions at once cost the threads of one.
-    pub reporting: Semaphore,
+    /// Writes the large answers.
+    pub reports: ReportWriter,
     /// What predecessors have counted; to be read through [`AdminState::metrics`].
     pub exposition: Exposition,
     /// The last minutes, for the page.

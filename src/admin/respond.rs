@@ -1,38 +1,26 @@
 //! Answers one request; read-only.
 
-use std::io::Write as _;
 use std::sync::Arc;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    HeaderName, HeaderValue, VARY,
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName,
+    HeaderValue,
 };
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::AdminState;
 use super::page::{PAGE, policy};
-use super::status::{LogLevel, Phase, SessionList, Status};
-use crate::blocking::BlockingTask;
+use super::reports::Report;
+use super::status::{LogLevel, Phase};
 use crate::clock;
-use crate::metrics::{self, OPENMETRICS, openmetrics, prefers_openmetrics};
+use crate::metrics::prefers_openmetrics;
 
 pub(super) type HttpResponse = Response<Full<Bytes>>;
 
 const TEXT: &str = "text/plain; charset=utf-8";
-
-/// What is written on a thread of its own: it grows with the configuration and the sessions, and the thread that serves requests
-/// also probes, resolves and obeys.
-#[derive(Debug, Clone, Copy)]
-enum Report {
-    Metrics { is_openmetrics: bool },
-    Status,
-    Sessions,
-}
 
 /// The answer to one request.
 pub(super) async fn answer<B>(admin_state: &Arc<AdminState>, request: &Request<B>) -> HttpResponse {
@@ -43,12 +31,12 @@ pub(super) async fn answer<B>(admin_state: &Arc<AdminState>, request: &Request<B
         "/metrics" => {
             let is_openmetrics = prefers_openmetrics(&listed(request.headers(), &ACCEPT));
             admin_state.exposition.wait_settled().await;
-            report(admin_state, Report::Metrics { is_openmetrics }, is_gzipped).await
+            admin_state.reports.write(admin_state, Report::Metrics { is_openmetrics }, is_gzipped).await
         }
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => readyz(admin_state, request.uri().query()),
-        "/status" => report(admin_state, Report::Status, is_gzipped).await,
-        "/sessions" => report(admin_state, Report::Sessions, is_gzipped).await,
+        "/status" => admin_state.reports.write(admin_state, Report::Status, is_gzipped).await,
+        "/sessions" => admin_state.reports.write(admin_state, Report::Sessions, is_gzipped).await,
         "/log" => json(&LogLevel::of(&admin_state.log, None)),
         "/history" => {
             json(&admin_state.history.until(admin_state.started, clock::now(), admin_state.counters()))
@@ -57,36 +45,6 @@ pub(super) async fn answer<B>(admin_state: &Arc<AdminState>, request: &Request<B
     }
 }
 
-/// One report after the other, each on a thread of its own.
-async fn report(admin_state: &Arc<AdminState>, report: Report, is_gzipped: bool) -> HttpResponse {
-    // It is never closed.
-    let _turn = admin_state.reporting.acquire().await;
-    let (mut writing, its_state) = (BlockingTask::default(), Arc::clone(admin_state));
-    if let Err(error) = writing.begin(move || report.write(&its_state, is_gzipped)) {
-        return text(StatusCode::SERVICE_UNAVAILABLE, &format!("no thread can be started: {error}\n"));
-    }
-    writing
-        .join()
-        .await
-        .unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it could not be written\n"))
-}
-
-impl Report {
-    fn write(self, admin_state: &AdminState, is_gzipped: bool) -> HttpResponse {
-        let written = match self {
-            Self::Metrics { is_openmetrics } => {
-                let text = admin_state.metrics().render();
-                match is_openmetrics {
-                    true => respond(StatusCode::OK, OPENMETRICS, openmetrics(&text)),
-                    false => respond(StatusCode::OK, metrics::TEXT, text),
-                }
-            }
-            Self::Status => json(&Status::of(admin_state)),
-            Self::Sessions => json(&SessionList::of(admin_state)),
-        };
-        if is_gzipped { gzipped(written) } else { written }
-    }
-}
 const ONLY_READS: &str =
     "only GET and HEAD; what changes something is asked for by POST on the control socket\n";
 const INDEX: &str = "ambassador: /metrics /healthz /readyz[?cluster=NAME] /status /sessions /log /history\n";
@@ -130,18 +88,6 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-fn gzipped(plain: HttpResponse) -> HttpResponse {
-    let (mut head, body) = plain.into_parts();
-    let Some(body) = body.into_inner() else { return Response::from_parts(head, Full::default()) };
-    // The fastest level: a scrape is the same text over and over, and shrinks to a twentieth all the same.
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    // Writing to memory cannot fail.
-    let small = encoder.write_all(&body).and_then(|()| encoder.finish()).unwrap_or_default();
-    head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    head.headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    Response::from_parts(head, Full::new(Bytes::from(small)))
-}
-
 /// Ready means that every listener is bound and the daemon is not shutting down. With a cluster in the query, it also
 /// means that the cluster exists.
 fn readyz(admin_state: &AdminState, query: Option<&str>) -> HttpResponse {
@@ -178,7 +124,7 @@ pub(super) fn text(status: StatusCode, body: &str) -> HttpResponse {
     respond(status, TEXT, body.to_owned())
 }
 
-fn respond(status: StatusCode, kind: &'static str, body: String) -> HttpResponse {
+pub(super) fn respond(status: StatusCode, kind: &'static str, body: String) -> HttpResponse {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();

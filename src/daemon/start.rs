@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
-use crate::admin::{self, AdminState, Command, History, Phase, PhaseCell, ViewCell};
+use crate::admin::{self, AdminState, Command, History, Phase, PhaseCell, ReportWriter, ViewCell};
 use crate::alarm;
 use crate::clock;
 use crate::config::{Config, FileAccess};
@@ -88,7 +88,7 @@ impl RunningDaemon {
             last_reload: Mutex::default(),
             credentials: credentials.clone(),
             log: log.clone(),
-            reporting: Semaphore::new(1),
+            reports: ReportWriter::start()?,
             exposition: Exposition::default(),
             history: History::default(),
             sessions: Drain::default(),

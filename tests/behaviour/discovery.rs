@@ -342,6 +342,11 @@ fn a_silent_family_is_overtaken_and_goes_last_from_then_on() {
     dns.set("db.test.", 60, &["127.0.0.1", "::1"]);
     let cluster = "connect: { attempts: 1, timeout: 2s }";
     let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), cluster);
+    // An answer for one family may come before the other.
+    until("both families were known", || {
+        let endpoints = &self::cluster(&ambassador)["endpoints"];
+        (endpoints[0]["addresses"].as_array()?.len() == 2).then_some(())
+    });
     for _ in 0..2 {
         ambassador.connect().echo("over IPv4");
     }

@@ -164,7 +164,6 @@ fn mail_servers_with_weaker_mechanisms_are_left() {
         let words = error.rsplit(": ").next().expect("words").replace(", ", " ");
         assert!(words.contains(&offered.replace(", ", " ")), "{error}");
         was_not_signed_in(&weak, PASSWORD);
-        assert!(!dovecot().log().contains("auth failed, 1 attempts in"), "{}", dovecot().log());
     }
     // The ports of the submission server: SCRAM, PLAIN with TLS from the first byte.
     for (port, start_at, is_served) in [(0, "", true), (1, ", start: direct", false)] {
