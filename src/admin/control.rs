@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::level_filters::LevelFilter;
 
 use super::request::{ControlRequest, ControlRequestError};
-use super::respond::{HttpResponse, json, text};
+use super::response::{HttpResponse, json, text};
 use super::status::LogLevel;
 use super::{AdminState, AdminTransport, Phase, View};
 use crate::alarm;

@@ -13,6 +13,7 @@ mod reported;
 mod reports;
 mod request;
 mod respond;
+mod response;
 mod server;
 pub(crate) mod status;
 

@@ -14,7 +14,7 @@ use hyper::{Response, StatusCode};
 use tokio::sync::oneshot;
 
 use super::AdminState;
-use super::respond::{HttpResponse, json, respond, text};
+use super::response::{HttpResponse, json, respond, text};
 use super::status::{SessionList, Status};
 use crate::metrics::{self, OPENMETRICS, openmetrics};
 

@@ -2,25 +2,16 @@
 
 use std::sync::Arc;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName,
-    HeaderValue,
-};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use serde::Serialize;
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 
 use super::AdminState;
 use super::page::{PAGE, policy};
 use super::reports::Report;
+use super::response::{HttpResponse, json, respond, text};
 use super::status::{LogLevel, Phase};
 use crate::clock;
 use crate::metrics::prefers_openmetrics;
-
-pub(super) type HttpResponse = Response<Full<Bytes>>;
-
-const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The answer to one request.
 pub(super) async fn answer<B>(admin_state: &Arc<AdminState>, request: &Request<B>) -> HttpResponse {
@@ -48,16 +39,6 @@ pub(super) async fn answer<B>(admin_state: &Arc<AdminState>, request: &Request<B
 const ONLY_READS: &str =
     "only GET and HEAD; what changes something is asked for by POST on the control socket\n";
 const INDEX: &str = "ambassador: /metrics /healthz /readyz[?cluster=NAME] /status /sessions /log /history\n";
-
-/// Headers of every response for browsers: no sniffing of the type, no frames, no window shared with the page that
-/// opened it, no use by other sites, no referrer.
-const KEPT_APART: [(&str, &str); 5] = [
-    ("x-content-type-options", "nosniff"),
-    ("x-frame-options", "DENY"),
-    ("cross-origin-opener-policy", "same-origin"),
-    ("cross-origin-resource-policy", "same-origin"),
-    ("referrer-policy", "no-referrer"),
-];
 
 fn page() -> HttpResponse {
     let mut answer = respond(StatusCode::OK, "text/html; charset=utf-8", PAGE.to_owned());
@@ -111,29 +92,6 @@ fn readyz(admin_state: &AdminState, query: Option<&str>) -> HttpResponse {
         }
         _ => text(StatusCode::OK, "ready\n"),
     }
-}
-
-pub(super) fn json(body: &impl Serialize) -> HttpResponse {
-    match serde_json::to_string_pretty(body) {
-        Ok(body) => respond(StatusCode::OK, "application/json", body + "\n"),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-    }
-}
-
-pub(super) fn text(status: StatusCode, body: &str) -> HttpResponse {
-    respond(status, TEXT, body.to_owned())
-}
-
-pub(super) fn respond(status: StatusCode, kind: &'static str, body: String) -> HttpResponse {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    for (name, value) in KEPT_APART {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    answer
 }
 
 #[cfg(test)]

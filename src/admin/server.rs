@@ -10,7 +10,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::connections::{ConnectionGuard, ConnectionOwner, ConnectionTable};
-use super::respond::{answer, text};
+use super::respond::answer;
+use super::response::text;
 use super::{AdminState, AdminTransport, browser, control};
 use crate::alarm;
 use crate::clock;
