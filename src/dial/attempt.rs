@@ -189,7 +189,7 @@ impl<'a> Attempt<'a> {
         if let AttemptResult::Ready(ready) = &mut established
             && !self.is_probe
         {
-            let until = self.deadline.without(record.greeting.unwrap_or_default()).at;
+            let until = self.deadline.without(record.greeting.get().unwrap_or_default()).at;
             self.begin_session(ready, until, record).await?;
         }
         Ok(established)
@@ -299,7 +299,7 @@ impl<'a> Attempt<'a> {
                     endpoint.metrics().connect_duration.record(took);
                 }
                 endpoint.note_answered(address);
-                record.connect = Some(took);
+                record.connect = took.into();
                 Ok(socket)
             }
             Ok(Err((address, error))) => Err(DialError::Connect { address, error }),
@@ -334,11 +334,11 @@ impl<'a> Attempt<'a> {
             dialogue.map(|dialogue| Upgrading::begin(&socket, &*self.settings.protocol, dialogue));
         if let Some(upgrading) = upgrading.as_mut().filter(|_| self.settings.protocol.server_greets()) {
             let greeted = self.await_greeting(upgrading, &socket).await;
-            record.greeting = Some(clock::now() - begun);
+            record.greeting = (clock::now() - begun).into();
             greeted?;
         }
         let greeted = clock::now();
-        let deadline = self.deadline.without(record.greeting.unwrap_or_default());
+        let deadline = self.deadline.without(record.greeting.get().unwrap_or_default());
         let limit =
             AttemptDeadline::after(greeted, AttemptBound::Handshake, self.settings.dial.handshake_timeout);
         let limit = limit.within(deadline);
@@ -485,7 +485,7 @@ impl<'a> Attempt<'a> {
         if !self.is_probe {
             self.endpoint.metrics().record_handshake(took, agreed.resumed);
         }
-        record.handshake = Some(took);
+        record.handshake = took.into();
         record.agreed = Some(Box::new(agreed));
     }
 

@@ -22,44 +22,54 @@ pub(super) fn width(turn: usize) -> usize {
     turn.clamp(NARROW, most)
 }
 
-/// Bytes for one destination. No memory is allocated while there are none.
+/// Bytes for one destination. No memory is allocated while there are none, and a resting session has one pointer.
 #[derive(Debug, Default)]
-pub(super) struct PendingBytes {
+pub(super) struct PendingBytes(Option<Box<Untaken>>);
+
+/// Not empty.
+#[derive(Debug)]
+struct Untaken {
     bytes: Vec<u8>,
-    /// How many of them the destination has taken.
+    /// How many of them the destination has taken; never all.
     taken: usize,
 }
 
 impl PendingBytes {
     pub(super) fn new(bytes: Vec<u8>) -> Self {
         HELD.set(HELD.get() + bytes.len());
-        Self { bytes, taken: 0 }
+        Self((!bytes.is_empty()).then(|| Box::new(Untaken { bytes, taken: 0 })))
     }
 
     pub(super) const fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.0.is_none()
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) {
-        HELD.set(HELD.get() + bytes.len());
-        self.bytes.extend_from_slice(bytes);
+        match &mut self.0 {
+            None => *self = Self::new(bytes.to_vec()),
+            Some(untaken) => {
+                HELD.set(HELD.get() + bytes.len());
+                untaken.bytes.extend_from_slice(bytes);
+            }
+        }
     }
 
     /// The bytes that the destination has not taken.
     pub(super) fn rest(&self) -> &[u8] {
-        &self.bytes[self.taken..]
+        self.0.as_ref().map_or(&[], |untaken| &untaken.bytes[untaken.taken..])
     }
 
     /// The destination took `taken` more bytes.
     pub(super) fn advance(&mut self, taken: usize) {
-        self.taken += taken;
-        if self.taken == self.bytes.len() {
+        let Some(untaken) = &mut self.0 else { return };
+        untaken.taken += taken;
+        if untaken.taken == untaken.bytes.len() {
             *self = Self::default();
         }
     }
 }
 
-impl Drop for PendingBytes {
+impl Drop for Untaken {
     fn drop(&mut self) {
         // Saturating, because a runtime that is torn down may drop it on a thread with another count.
         HELD.set(HELD.get().saturating_sub(self.bytes.len()));
