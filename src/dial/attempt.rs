@@ -17,7 +17,7 @@ use crate::protocol::{Greeting, NothingBuffered, UpgradeError, Upgraded};
 use crate::relay::UpstreamStream;
 use crate::sys::{ConnectTarget, Socket};
 use crate::tls::{
-    EndpointOriginator, HandshakeError, HandshakeInfo, HandshakeOptions, IdentityChoice, TlsStart,
+    EndpointOriginator, HandshakeError, HandshakeInfo, HandshakeOptions, IdentityChoice, LastFlight, TlsStart,
 };
 
 use super::attempt_deadline::AttemptDeadline;
@@ -112,6 +112,7 @@ pub(super) struct Attempt<'a> {
     on_silence: Option<&'a (dyn Fn(&str) + Sync)>,
     /// The session's contents of the PROXY header; `None`: there is no session.
     proxy_info: Option<&'a ProxyInfo>,
+    last_flight: LastFlight,
 }
 
 /// How one attempt begins TLS.
@@ -164,6 +165,7 @@ impl<'a> Attempt<'a> {
             is_probe: false,
             on_silence: None,
             proxy_info: None,
+            last_flight: LastFlight::AtOnce,
         }
     }
 
@@ -174,7 +176,9 @@ impl<'a> Attempt<'a> {
             DialTarget::Any => None,
             DialTarget::Endpoint { address, .. } => address,
         };
-        Self { address, has_spoken, preface, opening, sign_in_as, proxy_info, ..self }
+        // Once the client's opening is known, nothing but the dial is between it and the relay.
+        let last_flight = if opening.is_some() { LastFlight::WithFirstWrite } else { LastFlight::AtOnce };
+        Self { address, has_spoken, preface, opening, sign_in_as, proxy_info, last_flight, ..self }
     }
 
     /// Whether connect, upgrade and TLS are done, so that any further delay is the server's own work.
@@ -466,7 +470,12 @@ impl<'a> Attempt<'a> {
     ) -> Result<(Ready, HandshakeInfo), DialError> {
         let Upgraded { proof, wrapping, answer, welcome, first, dialogue } = upgraded;
         let server_name = self.endpoint.settings().server_name.clone();
-        let options = HandshakeOptions { proof, wrapping, packets: self.settings.protocol.packets() };
+        let options = HandshakeOptions {
+            proof,
+            wrapping,
+            packets: self.settings.protocol.packets(),
+            last_flight: self.last_flight,
+        };
         let shaken = match resumes {
             true => originator.originate(self.identity, socket, server_name, options).await,
             false => originator.originate_in_full(self.identity, socket, server_name, options).await,
