@@ -138,7 +138,7 @@ async fn connect(
         &host.map_or_else(|| "nothing to do, it is an address".into(), |host| format!("from {host}")),
     );
     if passed(AttemptStep::Connect) {
-        report(AttemptStep::Connect.label(), &took(record.connect).unwrap_or_default());
+        report(AttemptStep::Connect.label(), &took(record.connect.get()).unwrap_or_default());
     }
     let settings = cluster.settings();
     let upgrades = settings
@@ -156,13 +156,19 @@ async fn connect(
     // A server that requires a certificate rejects us after the handshake, and some do so without an alert.
     let is_uncertified = ready.stream.is_uncertified();
     let secured = record.agreed.as_ref().map(|agreed| {
-        format!("{} {}, {}", agreed.version(), agreed.cipher, took(record.handshake).unwrap_or_default())
+        format!(
+            "{} {}, {}",
+            agreed.version(),
+            agreed.cipher,
+            took(record.handshake.get()).unwrap_or_default()
+        )
     });
     if let (Some(credential), Some(login)) = (login, &settings.login) {
         secured.inspect(|words| report(AttemptStep::Handshake.label(), words));
         return match sign_in_once(&mut ready, settings, endpoint, login, credential, &mut record).await {
             Ok(()) => {
-                let words = record.login.map(|(user, took)| {
+                let words = record.login.map(|login| {
+                    let (user, took) = *login;
                     let left =
                         credential.left().map(|left| format!(", credential ends in {} s", left.as_secs()));
                     format!("as {user}, {:.1} ms{}", took.as_secs_f64() * 1e3, left.unwrap_or_default())

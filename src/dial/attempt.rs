@@ -17,7 +17,7 @@ use crate::protocol::{Greeting, NothingBuffered, UpgradeError, Upgraded};
 use crate::relay::UpstreamStream;
 use crate::sys::{ConnectTarget, Socket};
 use crate::tls::{
-    EndpointOriginator, HandshakeError, HandshakeInfo, HandshakeOptions, IdentityChoice, TlsStart,
+    EndpointOriginator, HandshakeError, HandshakeInfo, HandshakeOptions, IdentityChoice, LastFlight, TlsStart,
 };
 
 use super::attempt_deadline::AttemptDeadline;
@@ -112,6 +112,7 @@ pub(super) struct Attempt<'a> {
     on_silence: Option<&'a (dyn Fn(&str) + Sync)>,
     /// The session's contents of the PROXY header; `None`: there is no session.
     proxy_info: Option<&'a ProxyInfo>,
+    last_flight: LastFlight,
 }
 
 /// How one attempt begins TLS.
@@ -164,6 +165,7 @@ impl<'a> Attempt<'a> {
             is_probe: false,
             on_silence: None,
             proxy_info: None,
+            last_flight: LastFlight::AtOnce,
         }
     }
 
@@ -174,7 +176,9 @@ impl<'a> Attempt<'a> {
             DialTarget::Any => None,
             DialTarget::Endpoint { address, .. } => address,
         };
-        Self { address, has_spoken, preface, opening, sign_in_as, proxy_info, ..self }
+        // Once the client's opening is known, nothing but the dial is between it and the relay.
+        let last_flight = if opening.is_some() { LastFlight::WithFirstWrite } else { LastFlight::AtOnce };
+        Self { address, has_spoken, preface, opening, sign_in_as, proxy_info, last_flight, ..self }
     }
 
     /// Whether connect, upgrade and TLS are done, so that any further delay is the server's own work.
@@ -189,7 +193,7 @@ impl<'a> Attempt<'a> {
         if let AttemptResult::Ready(ready) = &mut established
             && !self.is_probe
         {
-            let until = self.deadline.without(record.greeting.unwrap_or_default()).at;
+            let until = self.deadline.without(record.greeting.get().unwrap_or_default()).at;
             self.begin_session(ready, until, record).await?;
         }
         Ok(established)
@@ -299,7 +303,7 @@ impl<'a> Attempt<'a> {
                     endpoint.metrics().connect_duration.record(took);
                 }
                 endpoint.note_answered(address);
-                record.connect = Some(took);
+                record.connect = took.into();
                 Ok(socket)
             }
             Ok(Err((address, error))) => Err(DialError::Connect { address, error }),
@@ -334,11 +338,11 @@ impl<'a> Attempt<'a> {
             dialogue.map(|dialogue| Upgrading::begin(&socket, &*self.settings.protocol, dialogue));
         if let Some(upgrading) = upgrading.as_mut().filter(|_| self.settings.protocol.server_greets()) {
             let greeted = self.await_greeting(upgrading, &socket).await;
-            record.greeting = Some(clock::now() - begun);
+            record.greeting = (clock::now() - begun).into();
             greeted?;
         }
         let greeted = clock::now();
-        let deadline = self.deadline.without(record.greeting.unwrap_or_default());
+        let deadline = self.deadline.without(record.greeting.get().unwrap_or_default());
         let limit =
             AttemptDeadline::after(greeted, AttemptBound::Handshake, self.settings.dial.handshake_timeout);
         let limit = limit.within(deadline);
@@ -466,7 +470,12 @@ impl<'a> Attempt<'a> {
     ) -> Result<(Ready, HandshakeInfo), DialError> {
         let Upgraded { proof, wrapping, answer, welcome, first, dialogue } = upgraded;
         let server_name = self.endpoint.settings().server_name.clone();
-        let options = HandshakeOptions { proof, wrapping, packets: self.settings.protocol.packets() };
+        let options = HandshakeOptions {
+            proof,
+            wrapping,
+            packets: self.settings.protocol.packets(),
+            last_flight: self.last_flight,
+        };
         let shaken = match resumes {
             true => originator.originate(self.identity, socket, server_name, options).await,
             false => originator.originate_in_full(self.identity, socket, server_name, options).await,
@@ -485,7 +494,7 @@ impl<'a> Attempt<'a> {
         if !self.is_probe {
             self.endpoint.metrics().record_handshake(took, agreed.resumed);
         }
-        record.handshake = Some(took);
+        record.handshake = took.into();
         record.agreed = Some(Box::new(agreed));
     }
 

@@ -93,7 +93,7 @@ impl<'a> Hedging<'a, '_> {
             }
         };
         let endpoint = lease.endpoint().settings().name.clone();
-        let step = if record.connect.is_some() { AttemptStep::Handshake } else { AttemptStep::Connect };
+        let step = if record.connect.get().is_some() { AttemptStep::Handshake } else { AttemptStep::Connect };
         Ok(match led {
             HedgeEvent::First(Ok(established)) => Ok(self.conclude(established, lease, identity, record)),
             HedgeEvent::First(Err(error)) => {
@@ -102,10 +102,10 @@ impl<'a> Hedging<'a, '_> {
             }
             HedgeEvent::GaveUp => {
                 // The wait for a greeting does not count against the deadline.
-                if let (Some(connect), None) = (record.connect, record.greeting)
+                if let (Some(connect), None) = (record.connect.get(), record.greeting.get())
                     && self.cluster.settings().awaits_greetings()
                 {
-                    record.greeting = Some((clock::now() - begun).saturating_sub(connect));
+                    record.greeting = (clock::now() - begun).saturating_sub(connect).into();
                 }
                 let error = DialError::GivenUp { endpoint, step };
                 lease.record_failure(&error);

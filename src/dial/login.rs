@@ -89,7 +89,8 @@ pub(super) async fn sign_in(
         Ok(Ok(signed_in)) => signed_in,
     };
     ready.stream.note_accepted();
-    record.login = Some((who.permit.issued().credentials.shown().into(), clock::now() - begun));
+    let user = who.permit.issued().credentials.shown();
+    record.login = Some(Box::new((user.into(), clock::now() - begun)));
     ready.signed_in = Some(Box::new(signed_in));
     Ok(())
 }

@@ -48,6 +48,7 @@ pub(crate) use probe::{
 };
 pub(crate) use proxy_header::ProxyInfo;
 pub(crate) use record::DialRecord;
+use record::StepTime;
 pub(crate) use request::{DialOverrides, DialRequest};
 pub(crate) use server_first::{CLIENT_REPLY_TIMEOUT, ServerFirstUpgrade};
 
@@ -182,7 +183,8 @@ async fn dial_any(
             // Boxed: most clusters do not need it, and it would enlarge every dial.
             // Taken only by a session that wants that login.
             Some(who) if login.is_some() => {
-                record.login = Some((who.permit.issued().credentials.user.as_str().into(), Duration::ZERO));
+                let user = who.permit.issued().credentials.user.as_str();
+                record.login = Some(Box::new((user.into(), Duration::ZERO)));
                 Ok(())
             }
             Some(who) => {
@@ -227,7 +229,7 @@ pub(super) async fn dial_anew(
     let attempts = [overrides.attempts, settings.dial.retry.attempts].into_iter().flatten().min();
     let mut plan = retry::Plan::new(retry::Settings { attempts, ..settings.dial.retry });
     let (mut last, mut has_waited) = (None, false);
-    record.resolve = cluster.wait_found(deadline.at).await;
+    record.resolve = cluster.wait_found(deadline.at).await.map(StepTime::from).unwrap_or_default();
     loop {
         let mut is_unpaid = false;
         let is_over = match cluster.lease_in_turn(&wanted, &mut plan, deadline.at).await {
@@ -237,7 +239,7 @@ pub(super) async fn dial_anew(
                     Ok(dialled) => return Ok(dialled),
                     Err(error) => {
                         plan.record_failure(error.is_free());
-                        let greeting = record.greeting.unwrap_or_default().min(greetings);
+                        let greeting = record.greeting.get().unwrap_or_default().min(greetings);
                         greetings -= greeting;
                         deadline = deadline.without(greeting);
                         if error.step() == AttemptStep::Connect {

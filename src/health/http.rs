@@ -73,7 +73,7 @@ async fn secure(
     let (stream, _) = originating
         .await
         .map_err(|error| HealthCheckError::Dial(DialError::Tls { endpoint: endpoint.name.clone(), error }))?;
-    record.handshake = Some(clock::now() - begun);
+    record.handshake = (clock::now() - begun).into();
     Ok(UpstreamStream::Tls(stream))
 }
 

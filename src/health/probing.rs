@@ -47,9 +47,9 @@ fn shakes_hands(kind: &ProbeKind, cluster: &ClusterSettings) -> bool {
 }
 
 fn waited_for(record: &DialRecord, shakes_hands: bool, peek_before_greeting: bool) -> &'static str {
-    match (record.connect, record.handshake) {
+    match (record.connect.get(), record.handshake.get()) {
         (None, _) => "connection",
-        (Some(_), None) if peek_before_greeting && record.greeting.is_none() => "server's greeting",
+        (Some(_), None) if peek_before_greeting && record.greeting.get().is_none() => "server's greeting",
         (Some(_), None) if shakes_hands => "TLS handshake",
         (Some(_), _) => "answer",
     }
@@ -107,7 +107,7 @@ async fn wait_settled(
     patience: Duration,
 ) -> Result<(), HealthCheckError> {
     let shown = record.agreed.as_ref().map(|agreed| agreed.generations());
-    let stay = match record.handshake {
+    let stay = match record.handshake.get() {
         Some(took) if shown.is_some() && endpoint.probed_generations() == shown => took.min(patience),
         Some(_) | None => patience,
     };

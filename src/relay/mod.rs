@@ -27,7 +27,7 @@ mod sync {
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroize;
@@ -149,7 +149,7 @@ pub fn relay<'a, T: Transport + 'a>(
         received_at_end: 0,
         first_byte: None,
         verdict_until: start.verdict_until,
-        woken_by: None,
+        woken_by: 0,
     });
     if let Some(relay) = relay.as_mut().filter(|relay| relay.verdict_until.is_some()) {
         relay.receiving.defer_end();
@@ -179,8 +179,8 @@ struct Relay<'a, T> {
     first_byte: Option<Instant>,
     /// [`RelayInput::verdict_until`]; until then the endpoint's end is not passed on.
     verdict_until: Option<Instant>,
-    /// The waker that is registered with the stop signal.
-    woken_by: Option<Waker>,
+    /// The data of the waker that is registered with the stop signal, which keeps it alive; 0: none is.
+    woken_by: usize,
 }
 
 /// Why the relay stops moving.
@@ -197,9 +197,10 @@ enum Stop {
 impl<T: Transport> Relay<'_, T> {
     fn poll(&mut self, cx: &mut Context<'_>, live: &LiveSession) -> Poll<Stop> {
         // Almost always the same task: registering it again would cost two locked instructions for each message.
-        if !self.woken_by.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        let woken = cx.waker().data().addr();
+        if woken == 0 || self.woken_by != woken {
             live.register_waker(cx.waker());
-            self.woken_by = Some(cx.waker().clone());
+            self.woken_by = woken;
         }
         if let Some(outcome) = live.stop_outcome() {
             return Poll::Ready(Stop::Ordered(outcome));

@@ -24,11 +24,15 @@ pub(super) fn width(turn: usize) -> usize {
     turn.clamp(NARROW, most)
 }
 
-/// Bytes for one destination. No memory is allocated while there are none.
+/// Bytes for one destination. No memory is allocated while there are none, and a resting session has one pointer.
 #[derive(Debug, Default)]
-pub(super) struct PendingBytes {
+pub(super) struct PendingBytes(Option<Box<Untaken>>);
+
+/// Not empty.
+#[derive(Debug)]
+struct Untaken {
     bytes: Vec<u8>,
-    /// How many of them the destination has taken.
+    /// How many of them the destination has taken; never all.
     taken: usize,
     /// They may hold a login: their memory is overwritten before it is given back.
     is_secret: bool,
@@ -37,45 +41,54 @@ pub(super) struct PendingBytes {
 impl PendingBytes {
     /// What goes ahead of a session, and may hold a login.
     pub(super) fn new(bytes: Vec<u8>) -> Self {
+        Self::holding(bytes, true)
+    }
+
+    fn holding(bytes: Vec<u8>, is_secret: bool) -> Self {
         HELD.set(HELD.get() + bytes.len());
-        Self { bytes, taken: 0, is_secret: true }
+        Self((!bytes.is_empty()).then(|| Box::new(Untaken { bytes, taken: 0, is_secret })))
     }
 
     pub(super) const fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.0.is_none()
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) {
-        HELD.set(HELD.get() + bytes.len());
-        self.bytes.extend_from_slice(bytes);
+        match &mut self.0 {
+            None => *self = Self::holding(bytes.to_vec(), false),
+            Some(untaken) => {
+                HELD.set(HELD.get() + bytes.len());
+                untaken.bytes.extend_from_slice(bytes);
+            }
+        }
     }
 
     /// The same of bytes that may hold a login.
     pub(super) fn append_secret(&mut self, bytes: &[u8]) {
-        HELD.set(HELD.get() + bytes.len());
-        // A vector that grows leaves a copy behind.
-        let mut joined = Vec::with_capacity(self.bytes.len() + bytes.len());
-        joined.extend_from_slice(&self.bytes);
-        joined.extend_from_slice(bytes);
-        self.bytes.zeroize();
-        (self.bytes, self.is_secret) = (joined, true);
+        // A vector that grows leaves a copy behind; the old one is overwritten when it is dropped.
+        let joined = [self.rest(), bytes].concat();
+        if let Some(untaken) = &mut self.0 {
+            untaken.is_secret = true;
+        }
+        *self = Self::holding(joined, true);
     }
 
     /// The bytes that the destination has not taken.
     pub(super) fn rest(&self) -> &[u8] {
-        &self.bytes[self.taken..]
+        self.0.as_ref().map_or(&[], |untaken| &untaken.bytes[untaken.taken..])
     }
 
     /// The destination took `taken` more bytes.
     pub(super) fn advance(&mut self, taken: usize) {
-        self.taken += taken;
-        if self.taken == self.bytes.len() {
+        let Some(untaken) = &mut self.0 else { return };
+        untaken.taken += taken;
+        if untaken.taken == untaken.bytes.len() {
             *self = Self::default();
         }
     }
 }
 
-impl Drop for PendingBytes {
+impl Drop for Untaken {
     fn drop(&mut self) {
         // Saturating, because a runtime that is torn down may drop it on a thread with another count.
         HELD.set(HELD.get().saturating_sub(self.bytes.len()));

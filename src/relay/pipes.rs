@@ -15,12 +15,13 @@ const WIDE: usize = 48;
 static WIDE_PIPES: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    static SPARE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+    #[expect(clippy::vec_box, reason = "the box is lent with the pipe: a pointer in the session, and no allocation")]
+    static SPARE: RefCell<Vec<Box<Pipe>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A borrowed pipe. Dropped empty, it goes back to the worker; dropped with bytes inside, it is closed.
 #[derive(Debug)]
-pub(super) struct Loan(Option<Pipe>);
+pub(super) struct Loan(Option<Box<Pipe>>);
 
 impl Loan {
     /// An empty pipe; `None` when the process has no descriptors left, in which case the flow is copied.
@@ -34,7 +35,7 @@ impl Loan {
     }
 
     pub(super) fn held(&self) -> usize {
-        self.0.as_ref().map_or(0, Pipe::held)
+        self.0.as_ref().map_or(0, |pipe| pipe.held())
     }
 }
 
@@ -51,12 +52,12 @@ impl Drop for Loan {
     }
 }
 
-fn make() -> Option<Pipe> {
+fn make() -> Option<Box<Pipe>> {
     let claimed = WIDE_PIPES
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |wide| (wide < WIDE).then_some(wide + 1));
     let pipe = Pipe::new(claimed.is_ok());
     if claimed.is_ok() && !pipe.as_ref().is_ok_and(Pipe::is_wide) {
         WIDE_PIPES.fetch_sub(1, Ordering::Relaxed);
     }
-    pipe.ok()
+    pipe.ok().map(Box::new)
 }

@@ -41,7 +41,7 @@ impl OwnCounters {
     }
 
     pub(super) fn record_dial(&self, dial: &DialRecord) {
-        let took = dial.connect.unwrap_or_default() + dial.handshake.unwrap_or_default();
+        let took = dial.connect.get().unwrap_or_default() + dial.handshake.get().unwrap_or_default();
         self.dials.fetch_add(1, Ordering::Relaxed);
         self.dial_micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }

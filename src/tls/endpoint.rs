@@ -11,7 +11,7 @@ use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 use super::identities::{IdentityChoice, NoIdentity};
 use super::identity::{Generation, not_after};
 use super::tickets::{Tickets, watched};
-use super::{HandshakeError, Originator, Stream, TlsStart};
+use super::{HandshakeError, LastFlight, Originator, Stream, TlsStart};
 use crate::caller::Caller;
 use crate::clock;
 use crate::name::IdentityName;
@@ -39,13 +39,20 @@ pub struct HandshakeOptions {
     pub wrapping: Option<Wrapping>,
     /// Cuts the client's bytes into records, for servers that expect one packet in each.
     pub packets: Option<Packets>,
+    /// When our last message is sent.
+    pub last_flight: LastFlight,
 }
 
 impl HandshakeOptions {
     /// Plain TLS from the first byte.
     #[must_use]
     pub const fn plain() -> Self {
-        Self { proof: NothingBuffered::tls_from_first_byte(), wrapping: None, packets: None }
+        Self {
+            proof: NothingBuffered::tls_from_first_byte(),
+            wrapping: None,
+            packets: None,
+            last_flight: LastFlight::AtOnce,
+        }
     }
 }
 
@@ -212,10 +219,11 @@ impl EndpointOriginator {
         config: Arc<ClientConfig>,
         socket: Socket,
         name: ServerName<'static>,
-        HandshakeOptions { proof: _, wrapping, packets }: HandshakeOptions,
+        HandshakeOptions { proof: _, wrapping, packets, last_flight }: HandshakeOptions,
     ) -> Result<(Box<Stream>, HandshakeInfo), HandshakeError> {
         let (hello, is_offered) = watched(|| Stream::hello(config, name));
-        let shaken = Stream::handshake(socket, hello.map_err(HandshakeError::Tls)?, wrapping).await;
+        let shaken =
+            Stream::handshake(socket, hello.map_err(HandshakeError::Tls)?, wrapping, last_flight).await;
         let stream = shaken.map_err(|error| match is_offered && error.may_refuse_resumption() {
             true => HandshakeError::ResumptionRefused {
                 rest: made.tickets.note_refused(),

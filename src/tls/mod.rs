@@ -48,7 +48,7 @@ pub(crate) use identity::{
     certificates as read_certificates, private_key as read_private_key, secret as read_secret,
 };
 pub(crate) use key_usage::{KeyLimit, KeyLimitDue};
-pub(crate) use stream::Stream;
+pub(crate) use stream::{LastFlight, Stream};
 pub(crate) use verify::{
     CredentialRole, PeerVerification, Roots, Trust, TrustError, Verify, revocation_lists,
 };

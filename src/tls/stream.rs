@@ -35,6 +35,8 @@ pub struct Stream<T = Socket> {
     /// Ciphertext that the socket would not take yet, from `sent` on.
     outgoing: Vec<u8>,
     sent: usize,
+    /// `outgoing` is the end of the handshake, which leaves with the first record.
+    holds_flight: bool,
     reading: Reading,
     /// close_notify was sent or is in `outgoing`.
     closing: bool,
@@ -46,6 +48,16 @@ pub struct Stream<T = Socket> {
     /// Ciphertext since the last yield that brought no plaintext: post-handshake messages, and the overhead of tiny
     /// records.
     ballast: usize,
+}
+
+/// When our last message of the handshake is sent, which the server waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastFlight {
+    /// Before the handshake counts as done.
+    AtOnce,
+    /// With the first write, before the first read at the latest: one packet, and one wake-up of the server, less. For
+    /// who does either soon.
+    WithFirstWrite,
 }
 
 enum Reading {
@@ -157,7 +169,8 @@ impl<T: Transport> Stream<T> {
             return Poll::Ready(Ok(taken));
         }
         if !self.outgoing.is_empty() {
-            // A response of TLS itself may wait here while nothing is written. The next write reports a failure.
+            // The end of the handshake, or a response of TLS itself, may wait here while nothing is written. The next
+            // write reports a failure.
             let _ = self.poll_flush(cx);
         }
         CIPHERTEXT.with_borrow_mut(|memory| {
@@ -225,6 +238,9 @@ impl<T: Transport> Stream<T> {
     /// # Errors
     /// An error of send(2), or a `rustls::Error` or [`KeyLimit`] inside: the server does not learn of those.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.holds_flight && self.packets.is_none() {
+            return Poll::Ready(self.write_behind_flight(cx, bytes));
+        }
         ready!(self.poll_flush(cx))?;
         if self.packets.is_some() {
             return Poll::Ready(self.write_packets(cx, bytes));
@@ -251,6 +267,22 @@ impl<T: Transport> Stream<T> {
             }
             Poll::Ready(Ok(taken))
         })
+    }
+
+    /// The first [`Self::poll_write`] where the end of the handshake is still to be sent: one send for both.
+    fn write_behind_flight(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+        let first = &bytes[..bytes.len().min(SEALED_AT_ONCE)];
+        let sealed = CIPHERTEXT.with_borrow_mut(|memory| {
+            let sealed = self.seal(memory, |traffic, memory| traffic.encrypt(first, memory))?;
+            self.outgoing.extend_from_slice(&memory[..sealed]);
+            Ok(())
+        });
+        self.key_usage.record_sealed(first.len());
+        // Sends as much as the socket takes now.
+        match (sealed, self.poll_flush(cx)) {
+            (Err(error), _) | (Ok(()), Poll::Ready(Err(error))) => Err(error),
+            (Ok(()), _) => Ok(first.len()),
+        }
     }
 
     /// [`Self::poll_write`] for a server that expects each packet in a record of its own. An incomplete packet is kept
@@ -286,6 +318,7 @@ impl<T: Transport> Stream<T> {
     /// # Errors
     /// An error of send(2).
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.holds_flight = false;
         while self.sent < self.outgoing.len() {
             self.sent += ready!(self.socket.poll_send(cx, &self.outgoing[self.sent..]))?;
         }

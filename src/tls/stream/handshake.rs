@@ -8,7 +8,7 @@ use rustls::InvalidMessage;
 use rustls::client::UnbufferedClientConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 
-use super::{FLIGHT, KeyUsage, Reading, Stream, TOO_LONG, alert, encode};
+use super::{FLIGHT, KeyUsage, LastFlight, Reading, Stream, TOO_LONG, alert, encode};
 use crate::protocol::Wrapping;
 use crate::sys::Transport;
 use crate::tls::{HandshakeError, uncertified};
@@ -20,14 +20,15 @@ const INCOMING_MAX: usize = 128 * 1024;
 
 impl<T: Transport> Stream<T> {
     /// Does the handshake, without a deadline of its own. A rejected server gets an alert. `wrapping` carries the
-    /// handshake, and nothing after it.
+    /// handshake, and nothing after it. `last_flight`: when our last message is sent.
     pub(in crate::tls) async fn handshake(
         socket: T,
         connection: UnbufferedClientConnection,
         wrapping: Option<Wrapping>,
+        last_flight: LastFlight,
     ) -> Result<Self, HandshakeError> {
         let mut asked = false;
-        let shaken = Self::shake(socket, connection, &mut asked, wrapping).await;
+        let shaken = Self::shake(socket, connection, &mut asked, wrapping, last_flight).await;
         let shaken = shaken.map_err(|error| {
             let is_an_end = matches!(error, HandshakeError::Closed | HandshakeError::Io(_));
             if asked && is_an_end { HandshakeError::Uncertified } else { error }
@@ -41,6 +42,7 @@ impl<T: Transport> Stream<T> {
         mut connection: UnbufferedClientConnection,
         asked: &mut bool,
         mut wrapping: Option<Wrapping>,
+        last_flight: LastFlight,
     ) -> Result<Self, HandshakeError> {
         let (mut incoming, mut outgoing, mut opened) = (Vec::new(), Vec::new(), Vec::new());
         // Whether any record was TLS.
@@ -55,8 +57,9 @@ impl<T: Transport> Stream<T> {
                     Next::Process
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
+                    // Sent before anything else is awaited.
                     data.done();
-                    Next::Send
+                    Next::Process
                 }
                 Ok(ConnectionState::BlockedHandshake) => Next::Read,
                 // A TLS 1.2 server may send data, and even close, together with its Finished.
@@ -78,13 +81,18 @@ impl<T: Transport> Stream<T> {
             has_begun |= discard > 0;
             // After an error, `discard` may be more than there is.
             incoming.drain(..discard.min(incoming.len()));
+            let is_sent_now = match &next {
+                Next::Read => true,
+                Next::Use => wrapping.is_some() || last_flight == LastFlight::AtOnce,
+                Next::Process | Next::Close | Next::Fail(_) => false,
+            };
+            if is_sent_now && !outgoing.is_empty() {
+                let sent = send_all(&socket, &wrapped(wrapping.as_ref(), &outgoing)).await;
+                sent.map_err(|error| gone(&socket, error))?;
+                outgoing.clear();
+            }
             match next {
                 Next::Process => {}
-                Next::Send => {
-                    let sent = send_all(&socket, &wrapped(wrapping.as_ref(), &outgoing)).await;
-                    sent.map_err(|error| gone(&socket, error))?;
-                    outgoing.clear();
-                }
                 Next::Read => match &mut wrapping {
                     None => read_more(&socket, &mut incoming).await?,
                     Some(wrapping) => read_wrapped(&socket, wrapping, &mut incoming).await?,
@@ -109,6 +117,7 @@ impl<T: Transport> Stream<T> {
             }
         };
         opened.shrink_to_fit();
+        outgoing.shrink_to_fit();
         // No whole record is left, and the handshake needed far more memory than a part of one does.
         incoming.shrink_to_fit();
         Ok(Self {
@@ -117,7 +126,8 @@ impl<T: Transport> Stream<T> {
             connection,
             incoming,
             opened,
-            outgoing: Vec::new(),
+            holds_flight: !outgoing.is_empty(),
+            outgoing,
             sent: 0,
             reading,
             closing: false,
@@ -131,7 +141,6 @@ impl<T: Transport> Stream<T> {
 /// What a handshake does next.
 enum Next {
     Process,
-    Send,
     Read,
     Use,
     Close,

@@ -16,8 +16,8 @@ use super::workshop::{CA, ORDER, Order, P256, Server, Workshop, ca, ca_params, i
 use super::{TLS12, TLS13, tcp, within_a_minute};
 use crate::tls::verify::Trusted;
 use crate::tls::{
-    ExtraChecks, HandshakeError, Identities, MinVersion, Originator, PeerVerification, Pin, Roots, Settings,
-    Stream, TlsStart, Trust, Verify,
+    ExtraChecks, HandshakeError, Identities, LastFlight, MinVersion, Originator, PeerVerification, Pin,
+    Roots, Settings, Stream, TlsStart, Trust, Verify,
 };
 
 /// Accepted, or refused with a message that has this text.
@@ -73,7 +73,10 @@ impl<'a> Client<'a> {
                 let (socket, peer) = tcp().await;
                 let hello = Stream::hello(Arc::new(config), name).unwrap();
                 let acceptor = TlsAcceptor::from(server(shown, version));
-                let (met, _) = tokio::join!(Stream::handshake(socket, hello, None), acceptor.accept(peer));
+                let (met, _) = tokio::join!(
+                    Stream::handshake(socket, hello, None, LastFlight::AtOnce),
+                    acceptor.accept(peer)
+                );
                 check(met.map(drop), self.verify, expected);
             });
         }

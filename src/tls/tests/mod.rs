@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::verifier::{AcceptAny, Verifier};
-use super::{KeyLimit, Stream};
+use super::{KeyLimit, LastFlight, Stream};
 use crate::alarm;
 use crate::clock;
 use crate::sys::{ConnectTarget, Options, Socket};
@@ -106,7 +106,7 @@ pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records:
     let (socket, peer) = tcp().await;
     let name = ServerName::try_from("localhost").unwrap();
     let (stream, server) = tokio::join!(
-        Stream::handshake(socket, Stream::hello(client, name).expect("a hello"), None),
+        Stream::handshake(socket, Stream::hello(client, name).expect("a hello"), None, LastFlight::AtOnce),
         TlsAcceptor::from(server).accept(peer)
     );
     (stream.unwrap(), server.unwrap())

@@ -59,9 +59,18 @@ pub(crate) async fn shaken(
     socket: Wire,
     server: &mut WiredServer,
 ) -> Result<Stream<Wire>, HandshakeError> {
+    shaken_with(configs, socket, server, LastFlight::AtOnce).await
+}
+
+async fn shaken_with(
+    configs: &(Arc<ClientConfig>, Arc<ServerConfig>),
+    socket: Wire,
+    server: &mut WiredServer,
+    last_flight: LastFlight,
+) -> Result<Stream<Wire>, HandshakeError> {
     let name = ServerName::try_from("localhost").unwrap();
     let hello = Stream::hello(Arc::clone(&configs.0), name).unwrap();
-    let mut shaking = Woken::new(Stream::handshake(socket, hello, None));
+    let mut shaking = Woken::new(Stream::handshake(socket, hello, None, last_flight));
     loop {
         if let Poll::Ready(shaken) = shaking.run().await {
             server.turn();
@@ -137,13 +146,15 @@ async fn woken<T>(server: &mut WiredServer, call: impl Future<Output = T>) -> T 
 #[test]
 fn bytes_pass_whole_in_portions_of_any_size() {
     within_a_minute(async {
-        for version in [TLS12, TLS13] {
+        for (version, flight) in
+            [(TLS12, LastFlight::AtOnce), (TLS13, LastFlight::AtOnce), (TLS13, LastFlight::WithFirstWrite)]
+        {
             for (portion, halts) in [(1, true), (1, false), (7, true), (4096, true), (usize::MAX, true)] {
                 let configs = configs(version, u64::MAX);
                 let (socket, peer) = wire();
                 peer.set_portion(portion, halts);
                 let mut server = WiredServer::new(&configs.1, peer);
-                let mut stream = shaken(&configs, socket, &mut server).await.unwrap();
+                let mut stream = shaken_with(&configs, socket, &mut server, flight).await.unwrap();
                 let talk = talk(&mut stream, &mut server).await;
                 assert!(talk.failed.is_none(), "{:?}", talk.failed);
                 assert!(talk.read == words(2, SAID) && server.received == words(1, SAID));
@@ -154,6 +165,35 @@ fn bytes_pass_whole_in_portions_of_any_size() {
                 assert_eq!(poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap(), 0);
                 assert!(!stream.was_truncated());
             }
+        }
+    });
+}
+
+/// A session sends two times in all: its hello, and its Finished with the first record. They were two sends, and two
+/// wake-ups of the server. A client that waits for the server's word sends its Finished all the same.
+#[test]
+fn the_end_of_the_handshake_leaves_with_the_first_record() {
+    within_a_minute(async {
+        for speaks in [true, false] {
+            let configs = configs(TLS13, u64::MAX);
+            let (socket, peer) = wire();
+            peer.set_fault(Call::Send, 2, EIO);
+            let mut server = WiredServer::new(&configs.1, peer);
+            let mut stream =
+                shaken_with(&configs, socket, &mut server, LastFlight::WithFirstWrite).await.unwrap();
+            assert!(server.connection.is_handshaking());
+            let mut buffer = vec![0; 64 * 1024];
+            if speaks {
+                assert_eq!(poll_fn(|cx| stream.poll_write(cx, b"first")).await.unwrap(), 5);
+                server.turn();
+                assert_eq!(server.received, b"first");
+            } else {
+                server.send(b"greeting");
+                let read = woken(&mut server, poll_fn(|cx| stream.poll_read(cx, &mut buffer))).await;
+                assert_eq!(&buffer[..read.unwrap()], b"greeting");
+            }
+            assert!(!server.connection.is_handshaking() && !server.peer.has_failed());
+            assert_eq!(stream.memory(), 0);
         }
     });
 }
