@@ -151,7 +151,7 @@ impl AcceptContext {
                 return self.access.write(&record, record.accepted());
             }
         };
-        let worker = self.workers.least_loaded();
+        let worker = self.workers.place(admitted.accepted());
         let access = Arc::clone(&self.access);
         self.drain.spawn_on(worker.handle(), session::run(accepted, admitted, access, worker.load()));
     }

@@ -18,6 +18,7 @@ pub mod hedge;
 pub mod limits;
 pub mod login_gate;
 pub mod outlier;
+pub mod placement;
 pub mod queue;
 pub mod refresh_schedule;
 pub mod refusal_records;

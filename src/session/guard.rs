@@ -26,6 +26,13 @@ pub(crate) struct Admitted {
     pub(super) record: Record,
 }
 
+impl Admitted {
+    /// When the connection was accepted.
+    pub(crate) fn accepted(&self) -> Instant {
+        self.record.accepted()
+    }
+}
+
 impl Route {
     /// Enters an accepted connection. Over the cap it is entered all the same, to be sent a refusal.
     ///
