@@ -422,7 +422,16 @@ mod tests {
         let mut asked = ASKED.lock().clone();
         asked.sort_unstable();
         assert_eq!(asked, (0..users).collect::<Vec<_>>(), "each once");
-        assert!(cache.asking().is_empty());
+        all_end(&cache);
+    }
+
+    /// An answer is there a moment before its look-up has ended.
+    fn all_end(cache: &CallerCache) {
+        let until = clock::now() + Duration::from_secs(10);
+        while !cache.asking().is_empty() {
+            assert!(clock::now() < until, "{:?}", cache.asking());
+            std::thread::yield_now();
+        }
     }
 
     /// Sixteen users whose control groups were gone took all look-ups, and services that had just started were
@@ -445,6 +454,6 @@ mod tests {
         for one in lost {
             assert_eq!(runtime.block_on(one).unwrap().cgroup, None);
         }
-        assert!(cache.asking().is_empty());
+        all_end(&cache);
     }
 }
