@@ -17,8 +17,6 @@ use crate::drain::ChildDrain;
 use crate::listener::{self, AcceptContext, RouteCell};
 use crate::name::{ClusterName, ListenerName};
 use crate::policy::admission::Needs;
-use crate::policy::balance::Policy;
-use crate::policy::sampling::Sampling;
 use crate::session::{
     self, Admission, CallerRequirements, Destination, DestinationCounters, Route, SessionIds, SessionTable,
     evict_sessions,
@@ -228,12 +226,11 @@ impl ListenerManager {
         let key = (settings.name.clone(), settings.clusters.clone());
         let session_table = Arc::clone(self.session_tables.entry(key).or_default());
         let by_clusters = clusters.iter().map(|cluster| cluster.settings().wants_of_callers());
-        let to_dial = by_clusters.flatten().reduce(Needs::and);
-        // Access log records name the session's caller. A hash of callers has to be of all or of none.
-        let hashes = clusters.iter().any(|cluster| cluster.settings().balance == Policy::SourceHash);
-        let to_record = settings.records.map(|_| Needs { unit: true, groups: false });
-        let is_of_all = hashes || settings.records.is_some_and(Sampling::keeps_all);
-        let wanted = CallerRequirements { to_dial, to_tell: to_record.filter(|_| is_of_all), to_record };
+        let wanted = CallerRequirements {
+            to_dial: by_clusters.flatten().reduce(Needs::and),
+            // Access log records name the session's caller.
+            to_tell: settings.records.map(|_| Needs { unit: true, groups: false }),
+        };
         let admission = Admission::new(&settings.admission, wanted, services.lookups.clone());
         let settings = session::Settings {
             listener: settings.name.clone(),

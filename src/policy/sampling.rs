@@ -53,28 +53,16 @@ impl Sampling {
         Self { parts: parts.max(u32::from(share > 0.0)), slower_than }
     }
 
-    /// Whether every session leaves a record.
-    #[must_use]
-    pub const fn keeps_all(self) -> bool {
-        self.parts == WHOLE
-    }
-
-    /// Whether a session leaves a record even if it is ordinary, which can be told at its begin; `draw` is uniform over
-    /// all 64-bit numbers.
-    #[must_use]
-    pub fn draws(self, draw: u64) -> bool {
-        (u128::from(draw) * u128::from(WHOLE)) >> 64 < u128::from(self.parts)
-    }
-
-    /// Decides about a session's record; `draw` is that of [`Sampling::draws`].
+    /// Decides about a session's record; `draw` is uniform over all 64-bit numbers.
     #[must_use]
     pub fn judge(self, ending: Ending, draw: u64) -> RecordVerdict {
         let Ending { outcome, attempts, waited } = ending;
         let is_slow = self.slower_than.is_some_and(|limit| waited > limit);
-        if self.keeps_all() || outcome != Outcome::Completed || attempts > 1 || is_slow {
+        if self.parts == WHOLE || outcome != Outcome::Completed || attempts > 1 || is_slow {
             return RecordVerdict::Kept;
         }
-        if self.draws(draw) {
+        let drawn = (u128::from(draw) * u128::from(WHOLE)) >> 64;
+        if drawn < u128::from(self.parts) {
             RecordVerdict::Sampled(f64::from(self.parts) / f64::from(WHOLE))
         } else {
             RecordVerdict::LeftOut

@@ -126,7 +126,13 @@ impl AccessLog {
 
     /// Writes the record of a session that ended then.
     pub(crate) fn write(&self, record: &Record, ended: Instant) {
-        let sample = match verdict(record, ended) {
+        let Some(sampling) = record.route().settings().records else { return };
+        let ending = Ending {
+            outcome: record.outcome,
+            attempts: record.dial.attempts,
+            waited: record.first_byte.unwrap_or(ended) - record.accepted(),
+        };
+        let sample = match sampling.judge(ending, record.session().number()) {
             RecordVerdict::Kept => None,
             RecordVerdict::Sampled(share) => Some(share),
             RecordVerdict::LeftOut => return,
@@ -144,17 +150,6 @@ impl AccessLog {
             OutputFormat::Journal => writer.put(entry(&fields)),
         }
     }
-}
-
-/// Whether a session that ended then leaves a record.
-pub(super) fn verdict(record: &Record, ended: Instant) -> RecordVerdict {
-    let Some(sampling) = record.route().settings().records else { return RecordVerdict::LeftOut };
-    let ending = Ending {
-        outcome: record.outcome,
-        attempts: record.dial.attempts,
-        waited: record.first_byte.unwrap_or(ended) - record.accepted(),
-    };
-    sampling.judge(ending, record.session().number())
 }
 
 fn log_suppressed(SuppressedRecords { caller, outcome, count, since }: &SuppressedRecords, now: Instant) {

@@ -35,10 +35,8 @@ pub(crate) struct Admission {
     /// Whether this route has limits.
     counts: bool,
     max_queued: Option<u32>,
-    /// What has to be known of every caller. `None`: nothing.
+    /// What has to be known of callers. `None`: nothing, and callers are not looked up.
     pub(super) needs: Option<Needs>,
-    /// What has to be known besides of callers whose session leaves a record.
-    pub(super) to_record: Option<Needs>,
     /// Whether a decision depends on a look-up in the databases, and not only log or metrics. The uid alone needs
     /// none.
     pub(super) waits: bool,
@@ -59,10 +57,8 @@ pub(crate) struct CallerLookups {
 pub(crate) struct CallerRequirements {
     /// What must be known before the dial.
     pub to_dial: Option<Needs>,
-    /// What must be known of every session.
+    /// What must be known when the record is written.
     pub to_tell: Option<Needs>,
-    /// What must be known of a session that leaves a record.
-    pub to_record: Option<Needs>,
 }
 
 /// Why a client is not served.
@@ -96,15 +92,12 @@ impl Admission {
         let for_shares = tells_apart.then_some(Needs { unit: true, groups: false });
         let to_decide = [target.to_dial, Needs::of(&settings.allow), for_shares];
         let to_decide = to_decide.into_iter().flatten().reduce(Needs::and);
-        // Who is looked up anyway is described for the record too.
-        let to_tell = target.to_tell.or(target.to_record.filter(|_| to_decide.is_some()));
         Self {
             allow: settings.allow.clone(),
             caller_limits: Arc::new(Mutex::new(CallerLimits::new(settings.per_caller))),
             counts: !settings.per_caller.is_off(),
             max_queued: settings.max_queued,
-            needs: [to_decide, to_tell].into_iter().flatten().reduce(Needs::and),
-            to_record: target.to_record,
+            needs: [to_decide, target.to_tell].into_iter().flatten().reduce(Needs::and),
             waits: to_decide.is_some_and(|needs| needs != Needs::default()),
             lookups,
         }
@@ -156,15 +149,10 @@ impl Admission {
         self.lookups.metrics.of(caller.and_then(Caller::unit))
     }
 
-    /// Whether callers are counted in the metrics of their units: where all of them are looked up.
-    pub(super) fn counts_units(&self) -> bool {
-        self.needs.is_some_and(|needs| needs.unit)
-    }
-
     /// Stores the result of a session's look-up; only the first result counts.
     pub(super) fn note_described(&self, identified: &mut IdentifiedCaller, caller: Arc<Caller>) {
         let CountedCaller::Asked { is_refused, .. } = identified.counted else { return };
-        identified.counted = if self.counts_units() {
+        identified.counted = if self.needs.is_some_and(|needs| needs.unit) {
             let series = self.series(Some(&caller));
             series.record_connection();
             if is_refused {

@@ -1,22 +1,16 @@
 //! Whether a client is denied: its caller is looked up and judged by the route's admission. Decided before anything else
 //! is done for it.
-//!
-//! A caller that only a record would name is looked up only if the session leaves one: at its begin if it is drawn, else
-//! at its end if that is not ordinary.
 
 use std::sync::Arc;
 
-use super::access;
 use super::admission::Denial;
 use super::guard::SessionGuard;
 use super::identified::{CountedCaller, IdentifiedCaller};
 use super::record::Record;
 use crate::caller::Caller;
-use crate::clock;
 use crate::downstream::{self, CallerLookup, Identification, Stranger};
 use crate::outcome::{Outcome, Side};
 use crate::policy::admission::Needs;
-use crate::policy::sampling::RecordVerdict;
 use crate::protocol::RefusalKind;
 use crate::sys::Socket;
 use crate::tls::NoIdentity;
@@ -57,37 +51,13 @@ async fn who(
     (who, Some(question))
 }
 
-/// Looks up a client that nobody needed to know before, if its session, which is over, leaves a record. To be called
-/// while the client's connection is still open: one that has gone cannot be identified any more.
-pub(super) fn identify_for_record(downstream: &Socket, guard: &SessionGuard, record: &Record) {
-    let admission = guard.route().admission();
-    let Some(needs) = admission.to_record.filter(|_| !guard.is_identified()) else { return };
-    if access::verdict(record, clock::now()) == RecordVerdict::LeftOut {
-        return;
-    }
-    let identified = downstream::identify(downstream, record.peer, needs, &admission.lookups.cache);
-    guard.set_caller(match identified {
-        Ok(Identification::Known(caller)) => {
-            IdentifiedCaller { caller: Some(caller), counted: CountedCaller::No }
-        }
-        Ok(Identification::Asked(question)) => IdentifiedCaller {
-            caller: Some(question.without_names()),
-            counted: CountedCaller::Asked { question: Arc::new(question), is_refused: false },
-        },
-        Err(_) => return,
-    });
-}
-
 /// Whether the client is denied, and why. Caps are checked in this order: the listener's, the caller's; the cluster's
 /// and the endpoint's follow in the dial.
 pub(super) async fn denial(downstream: &Socket, guard: &SessionGuard, record: &Record) -> Option<Denial> {
     let route = guard.route();
     let admission = route.admission();
     let full = || (!guard.has_room()).then(|| Denial::ListenerFull(route.max_connections()));
-    let draws = |number| route.settings().records.is_some_and(|records| records.draws(number));
-    let to_record = admission.to_record.filter(|_| draws(record.session().number()) || !guard.has_room());
-    let needs = [admission.needs, to_record].into_iter().flatten().reduce(Needs::and);
-    let Some(needs) = needs else { return full() };
+    let Some(needs) = admission.needs else { return full() };
     let (who, question) = who(downstream, guard, record, needs).await;
     let judged = match admission.denies(&who).or_else(|| denies_identity(guard, &who)).or_else(full) {
         Some(denial) => Err(denial),
@@ -102,7 +72,7 @@ pub(super) async fn denial(downstream: &Socket, guard: &SessionGuard, record: &R
         (Some(question), _) => {
             CountedCaller::Asked { question: Arc::new(question), is_refused: denial.is_some() }
         }
-        (None, _) if !admission.counts_units() => CountedCaller::No,
+        (None, _) if !needs.unit => CountedCaller::No,
         (None, share) => {
             let series = admission.series(who.as_deref().ok());
             series.record_connection();

@@ -111,11 +111,6 @@ impl SessionGuard {
         self.entry.caller()
     }
 
-    /// Whether its client has been looked up, or is being looked up.
-    pub(super) fn is_identified(&self) -> bool {
-        self.entry.lock_caller().is_some()
-    }
-
     /// Stores what is known of its client; a look-up that still runs continues in a task of its own.
     pub(super) fn set_caller(&self, identified: IdentifiedCaller) {
         *self.entry.lock_caller() = Some(Box::new(identified));

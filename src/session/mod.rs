@@ -68,7 +68,7 @@ pub(crate) fn run(
         let Some((start, lease)) = opening.await else { return leave(record, guard, load, access) };
         let settings = &guard.cluster().expect(RELAYS).settings().session;
         let relaying = relay::relay(start, settings, guard.live());
-        let left = note(relaying.await, &guard, &mut record);
+        let left = note(relaying.await, guard.lifetime(), &mut record);
         guard.blame(&record, &lease);
         if record.outcome == Outcome::Denied {
             guard.note_refused();
@@ -119,7 +119,6 @@ async fn open_or_refuse(
         Ok(opened) => return Some(opened),
         Err(rejected) => rejected?,
     };
-    denial::identify_for_record(rejected.downstream(), guard, record);
     Box::pin(refuse(rejected, record)).await;
     None
 }
@@ -331,12 +330,7 @@ const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
 
 /// Records how the relay ended. Returns the client, if it can still get a refusal, and the upstream, if its server is
 /// owed the rest of a dialogue.
-fn note(
-    ended: Ended,
-    guard: &SessionGuard,
-    record: &mut Record,
-) -> (Option<Rejected>, Option<Box<Unfinished>>) {
-    let age = guard.lifetime();
+fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Rejected>, Option<Box<Unfinished>>) {
     let failure = match &ended.fault {
         Some(RelayError::Io(error)) => tls_failure::judge(error, handshake_context(record, age)),
         Some(
@@ -361,7 +355,6 @@ fn note(
     record.is_uncertified =
         is_rejection && ended.is_uncertified || matches!(ended.fault, Some(RelayError::Uncertified));
     record.end(outcome, ended.closed_by, words);
-    denial::identify_for_record(&ended.downstream, guard, record);
     let Ended { downstream, can_be_refused, unfinished, fault, .. } = ended;
     let kind = match outcome {
         Outcome::BadOpening => RefusalKind::BadRequest,

@@ -39,10 +39,6 @@ impl Rejected {
         Self { format: ReplyFormat::Http(status), ..self }
     }
 
-    pub(super) const fn downstream(&self) -> &Socket {
-        &self.downstream
-    }
-
     /// A denial takes precedence over this reason.
     pub(super) fn or(self, denial: Option<Denial>, record: &mut Record) -> Self {
         let kind = denial.map_or(self.kind, |denial| denial.note(record));

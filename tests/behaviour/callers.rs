@@ -439,25 +439,6 @@ fn nobody_is_looked_up_where_nobody_asks() {
     assert!(ambassador.get("/sessions").json()["sessions"][0]["caller"].is_null());
 }
 
-/// Every session of a listener that writes one record in a hundred was looked up for the record that it did not leave.
-#[test]
-fn whose_session_leaves_no_record_is_not_looked_up() {
-    let upstream = Upstream::plain(roles::echo);
-    let config = config(&upstream, "max_connections: 1", "session: { idle_timeout: 2s }");
-    let ambassador = Ambassador::start(&config.log("{ format: json, access: { sample: 0 } }"));
-    let mut ordinary = ambassador.connect();
-    ordinary.echo("hello");
-    assert!(ambassador.get("/sessions").json()["sessions"][0]["caller"].is_null());
-    let refused = ambassador.connect();
-    let us = rustix::process::geteuid().as_raw();
-    // What is not ordinary leaves a record all the same, with its caller.
-    assert_eq!(ambassador.record_of("listener_full")["caller"]["uid"], us);
-    assert_eq!(ambassador.record_of("idle_timeout")["caller"]["uid"], us, "known at the end only");
-    drop((ordinary, refused));
-    let counted = ambassador.metrics().sum("caller_connections_total", &[]);
-    assert_eq!(counted, 0.0, "some of the callers are not counted");
-}
-
 #[test]
 fn a_live_session_shows_its_caller() {
     let upstream = Upstream::plain(roles::echo);
