@@ -6,6 +6,7 @@
 //! for all traffic.
 mod ambassador;
 mod envoy;
+pub(crate) mod fleet;
 mod haproxy;
 mod nginx;
 mod stunnel;
