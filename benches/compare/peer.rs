@@ -84,11 +84,8 @@ impl Peer {
     pub(crate) fn serves(self, row: &Row) -> bool {
         let mtls = row.wire == Wire::Mtls;
         if let Work::Growth { quantity, .. } = row.work {
-            return match self {
-                Self::Ambassador | Self::Haproxy | Self::Envoy => true,
-                Self::Nginx => quantity.is_universal(),
-                _ => false,
-            };
+            let has_metrics = matches!(self, Self::Ambassador | Self::Haproxy | Self::Envoy);
+            return has_metrics || (self == Self::Nginx && quantity.is_universal());
         }
         match self {
             Self::Ambassador => true,

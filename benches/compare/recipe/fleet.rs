@@ -3,6 +3,11 @@
 //!
 //! Each with its metrics, and with its own way of changing one cluster: ambassador by SIGHUP, HAProxy by a successor
 //! (`-sf`), Envoy by a file of clusters that it watches. Lacks nginx's metrics, which its stream proxy does not have.
+mod ambassador;
+mod envoy;
+mod haproxy;
+mod nginx;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -11,7 +16,6 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::growth::Fleet;
-use crate::originate;
 use crate::peer::Peer;
 use crate::pki::Pki;
 
@@ -53,6 +57,7 @@ impl FleetJob<'_> {
         address(1, cluster)
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "four play these rows; `Peer::serves` says which")]
     pub(crate) fn command(&self, peer: Peer, replaced: Option<i32>) -> Command {
         let mut command = Command::new(self.program);
         let file = self.folder.join(file_name(peer));
@@ -77,20 +82,13 @@ impl FleetJob<'_> {
 
     /// Served with status 200 once it is ready, at the admin address.
     pub(crate) fn ready(&self, peer: Peer) -> Option<&'static str> {
-        match peer {
-            Peer::Ambassador => Some("/readyz"),
-            Peer::Envoy => Some("/ready"),
-            _ => None,
-        }
+        if peer == Peer::Ambassador { Some("/readyz") } else { (peer == Peer::Envoy).then_some("/ready") }
     }
 
-    /// Envoy's are those that were ever used, as its manual advises for many clusters: all others are zero.
+    /// Envoy's are those that were ever used: all others are zero.
     pub(crate) fn metrics(&self, peer: Peer) -> Option<&'static str> {
-        match peer {
-            Peer::Ambassador | Peer::Haproxy => Some("/metrics"),
-            Peer::Envoy => Some("/stats/prometheus?usedonly"),
-            _ => None,
-        }
+        let metrics = if peer == Peer::Envoy { "/stats/prometheus?usedonly" } else { "/metrics" };
+        (peer != Peer::Nginx).then_some(metrics)
     }
 
     pub(crate) fn shows_endpoints(&self, peer: Peer) -> &'static str {
@@ -98,160 +96,25 @@ impl FleetJob<'_> {
     }
 
     /// `changed`: with one endpoint of one cluster replaced.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "four play these rows; `Peer::serves` says which")]
     pub(crate) fn write(&self, peer: Peer, changed: bool) -> io::Result<()> {
         let text = match peer {
-            Peer::Haproxy => self.haproxy(changed),
-            Peer::Nginx => self.nginx(changed),
+            Peer::Haproxy => haproxy::configuration(self, changed),
+            Peer::Nginx => nginx::configuration(self, changed),
             Peer::Envoy => {
                 // Envoy sees what is moved to the name, so that it never reads half a file.
                 let new = self.folder.join("clusters.new");
-                fs::write(&new, self.envoy_clusters(changed))?;
+                fs::write(&new, envoy::clusters(self, changed))?;
                 fs::rename(new, self.folder.join("clusters.yaml"))?;
-                self.envoy()
+                envoy::bootstrap(self)
             }
-            _ => self.ambassador(changed),
+            _ => ambassador::configuration(self, changed),
         };
         fs::write(self.folder.join(file_name(peer)), text)
     }
-
-    fn ambassador(&self, changed: bool) -> String {
-        let Self { admin, workers, port, .. } = self;
-        let mut text = format!(
-            "admin: {{ bind: \"{admin}\", control: off }}\nlog: {{ access: false, level: warn }}\nruntime: {{ workers: {workers} }}\nlisteners:\n"
-        );
-        for i in 0..self.fleet.clusters {
-            line(
-                &mut text,
-                format_args!("  l{i}: {{ bind: \"{}:{port}\", cluster: c{i} }}", self.listener(i)),
-            );
-        }
-        text += "clusters:\n";
-        let tls = self.pki.map_or_else(String::new, originate::ambassador);
-        for i in 0..self.fleet.clusters {
-            let endpoints = self.endpoints(i, changed).map(|ip| format!("\"{ip}:{ENDPOINT_PORT}\""));
-            let endpoints = endpoints.collect::<Vec<_>>().join(", ");
-            line(&mut text, format_args!("  c{i}:\n    endpoints: [{endpoints}]"));
-            text += &tls;
-        }
-        text
-    }
-
-    fn haproxy(&self, changed: bool) -> String {
-        let Self { admin, workers, port, .. } = self;
-        let mut text = format!(
-            "global
-  nbthread {workers}
-  maxconn 7000
-defaults
-  mode tcp
-  timeout connect 5s
-  timeout client 1h
-  timeout server 1h
-frontend metrics
-  mode http
-  bind {admin}
-  http-request use-service prometheus-exporter if {{ path /metrics }}
-"
-        );
-        let tls = self.pki.map_or_else(String::new, originate::haproxy);
-        for i in 0..self.fleet.clusters {
-            line(
-                &mut text,
-                format_args!("frontend f{i}\n  bind {}:{port}\n  default_backend c{i}", self.listener(i)),
-            );
-            line(&mut text, format_args!("backend c{i}"));
-            for (k, ip) in self.endpoints(i, changed).enumerate() {
-                line(&mut text, format_args!("  server s{k} {ip}:{ENDPOINT_PORT}{tls}"));
-            }
-        }
-        text
-    }
-
-    /// Its admin address is one more listener, to be asked whether it is ready.
-    fn nginx(&self, changed: bool) -> String {
-        let Self { admin, workers, port, folder, .. } = self;
-        let mut text = format!(
-            "{}daemon off;\nworker_processes {workers};\nworker_rlimit_nofile 20000;\npid {}/nginx.pid;\nevents {{ worker_connections 16000; }}\nstream {{\n  server {{ listen {admin}; return ready; }}\n",
-            originate::stream_module(),
-            folder.display()
-        );
-        let tls = self.pki.map_or_else(String::new, originate::nginx);
-        for i in 0..self.fleet.clusters {
-            let servers = self.endpoints(i, changed).map(|ip| format!("server {ip}:{ENDPOINT_PORT};"));
-            let servers = servers.collect::<Vec<_>>().join(" ");
-            let listener = self.listener(i);
-            line(
-                &mut text,
-                format_args!(
-                    "  upstream c{i} {{ {servers} }}\n  server {{\n    listen {listener}:{port};\n    proxy_pass c{i};\n{tls}  }}"
-                ),
-            );
-        }
-        text + "}\n"
-    }
-
-    fn envoy(&self) -> String {
-        let (ip, port, folder) = (self.admin.ip(), self.admin.port(), self.folder.display());
-        let mut text = format!(
-            "node: {{ id: compare, cluster: compare }}
-admin: {{ address: {{ socket_address: {{ address: {ip}, port_value: {port} }} }} }}
-dynamic_resources: {{ cds_config: {{ resource_api_version: V3, path_config_source: {{ path: \"{folder}/clusters.yaml\" }} }} }}
-static_resources:
-  listeners:
-"
-        );
-        for i in 0..self.fleet.clusters {
-            line(
-                &mut text,
-                format_args!(
-                    r#"  - name: l{i}
-    address: {{ socket_address: {{ address: {}, port_value: {} }} }}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.tcp_proxy
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
-          stat_prefix: l{i}
-          cluster: c{i}"#,
-                    self.listener(i),
-                    self.port
-                ),
-            );
-        }
-        text
-    }
-
-    fn envoy_clusters(&self, changed: bool) -> String {
-        let tls = self.pki.map_or_else(String::new, originate::envoy);
-        let mut text = format!("version_info: \"{}\"\nresources:\n", u8::from(changed));
-        for i in 0..self.fleet.clusters {
-            line(
-                &mut text,
-                format_args!(
-                    r#"  - "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
-    name: c{i}
-    type: STATIC
-    connect_timeout: 5s
-    load_assignment:
-      cluster_name: c{i}
-      endpoints:
-      - lb_endpoints:"#
-                ),
-            );
-            for ip in self.endpoints(i, changed) {
-                line(
-                    &mut text,
-                    format_args!(
-                        "        - endpoint: {{ address: {{ socket_address: {{ address: {ip}, port_value: {ENDPOINT_PORT} }} }} }}"
-                    ),
-                );
-            }
-            text += &tls;
-        }
-        text
-    }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "four play these rows; `Peer::serves` says which")]
 fn file_name(peer: Peer) -> &'static str {
     match peer {
         Peer::Haproxy => "haproxy.cfg",
