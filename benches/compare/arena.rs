@@ -13,6 +13,7 @@ use std::process::Command;
 use crate::cli::Options;
 use crate::database::{Database, Login};
 use crate::findings::{Cell, Entrant, RowFindings};
+use crate::growth::{Fleet, Ground, Quantity, Record, record};
 use crate::load::{self, Course, Reading, Span};
 use crate::mail::MailServer;
 use crate::pinned::pin;
@@ -37,6 +38,8 @@ pub(crate) struct Arena {
     doors: Doors,
     /// From the first row on that needs one.
     database: Option<Database>,
+    /// Of the last fleet: its rows follow one another, and one start yields them all.
+    grown: Option<(Fleet, Wire, Vec<Record>)>,
     pki: Pki,
     ports: Ports,
     /// Last, since fields are dropped in order and the children write here.
@@ -83,6 +86,7 @@ impl Arena {
             upstream,
             doors: Doors::parse(&line)?,
             database: None,
+            grown: None,
             pki,
             ports: Ports::new(),
             folder,
@@ -91,6 +95,9 @@ impl Arena {
 
     pub(crate) fn play(&mut self, row: Row, entrants: &[Entrant]) -> io::Result<RowFindings> {
         let seats = self.cores.seats(row.seating);
+        if let Work::Growth { fleet, quantity } = row.work {
+            return self.play_growth(row, fleet, quantity, entrants, &seats);
+        }
         pin(None, &seats.load)?;
         pin(Some(self.upstream.pid()), &seats.load)?;
         let direct = match self.direct && row.has_direct() {
@@ -113,6 +120,32 @@ impl Arena {
             self.play_round(&mut found, &contestants, round, &seats);
         }
         Ok(found)
+    }
+
+    fn play_growth(
+        &mut self,
+        row: Row,
+        fleet: Fleet,
+        quantity: Quantity,
+        entrants: &[Entrant],
+        seats: &Seats,
+    ) -> io::Result<RowFindings> {
+        if self.grown.as_ref().is_none_or(|(of, wire, _)| (*of, *wire) != (fleet, row.wire)) {
+            let folder = self.subfolder("growth")?;
+            let ground = Ground {
+                fleet,
+                pki: (row.wire == Wire::Mtls).then_some(&self.pki),
+                seats,
+                workers: self.workers,
+                listen: self.ports.free()?,
+                admin: self.ports.free()?,
+                folder: &folder,
+            };
+            self.grown = Some((fleet, row.wire, record(&row, entrants, self.rounds, &ground)));
+        }
+        let records = self.grown.iter().flat_map(|(.., records)| records);
+        let cells = records.filter(|record| record.serves(&row)).map(|record| record.cell(quantity));
+        Ok(RowFindings { cells: cells.collect(), row, direct: Vec::new() })
     }
 
     /// Memory does not drift as time does, and the idle row is long.

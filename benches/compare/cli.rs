@@ -52,7 +52,7 @@ pub(crate) struct Options {
 }
 
 const ROWS_HELP: &str = "Rows are named WIRE/WORK/SESSIONS, e.g. plain/64B/1, mtls/down/16, plain/connect, \
-mtls/connect-full, mtls/idle, plain/beside, plain/64B/16/unpinned, mtls/pgbench/select, plain/mail; the pgbench rows need \
+mtls/connect-full, mtls/idle, plain/beside, plain/64B/16/unpinned, mtls/pgbench/select, plain/mail, or growth/CLUSTERSxENDPOINTS[/mtls]/QUANTITY, e.g. growth/1000x3/reload; the pgbench rows need \
 PostgreSQL, the mail rows Postfix. Peers not found on PATH may be named by AMBASSADOR_BIN, HAPROXY_BIN, NGINX_BIN, \
 ENVOY_BIN, STUNNEL_BIN.";
 

@@ -95,6 +95,10 @@ fn terms(options: &Options, arena: &Arena) -> Vec<String> {
         "CPU: the scheduler's count for all threads, and for ksoftirqd where the proxy has a core to itself; \
          KiB: growth of Pss"
             .to_owned(),
+        "growth: CLUSTERSxENDPOINTS, a listener for each cluster, nothing connected; CPU: the clock of the process; MB: \
+         anonymous memory, kB: the text of one scrape without compression (Envoy's with `usedonly`); a reload changes \
+         one cluster: HAProxy's is the start of its successor, Envoy's a file of clusters that it watches"
+            .to_owned(),
         format!("mtls rows: {TLS_TERMS}; in connect-full the upstream lets nobody resume"),
         "direct: the same load with no proxy between, plaintext; in mtls/pgbench libpq does mTLS itself".to_owned(),
         "pgbench: 8 clients, scale 1, plaintext to the proxy, PostgreSQL without fsync; over mtls only who can \

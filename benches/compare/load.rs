@@ -96,6 +96,7 @@ pub(crate) fn run(work: Work, course: &Course<'_>) -> io::Result<Reading> {
         Work::Idle { sessions } => idle::run(course, sessions),
         Work::Pgbench { script } => pgbench::run(course, script),
         Work::Mail { at_once } => mail::run(course, at_once),
+        Work::Growth { .. } => return Err(io::Error::other("growth has no load")),
     }?;
     if reading.units == 0.0 {
         return Err(io::Error::other("nothing got through"));

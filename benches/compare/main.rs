@@ -23,6 +23,7 @@ mod database;
 mod findings;
 mod floor_epoll;
 mod floor_splice;
+mod growth;
 mod json;
 mod load;
 mod mail;

@@ -64,6 +64,18 @@ impl Peer {
         matches!(self, Self::HaproxyTuned | Self::NginxTuned)
     }
 
+    /// What the kernel moves or encrypts for it, as configured here: splice(2), kTLS, sockmap.
+    pub(crate) fn kernel_paths(self) -> &'static str {
+        match self {
+            Self::Floor | Self::Nginx | Self::NginxTuned | Self::Envoy | Self::Stunnel | Self::Haproxy => {
+                "none"
+            }
+            Self::FloorSplice => "splice",
+            Self::HaproxySplice | Self::HaproxyTuned => "splice (plain rows)",
+            Self::Ambassador => "splice (plain bulk)",
+        }
+    }
+
     /// Whether its threads end, which loses the kernel's counts of their CPU time.
     pub(crate) fn ends_threads(self) -> bool {
         self == Self::Stunnel
@@ -71,6 +83,10 @@ impl Peer {
 
     pub(crate) fn serves(self, row: &Row) -> bool {
         let mtls = row.wire == Wire::Mtls;
+        if let Work::Growth { quantity, .. } = row.work {
+            let has_metrics = matches!(self, Self::Ambassador | Self::Haproxy | Self::Envoy);
+            return has_metrics || (self == Self::Nginx && quantity.is_universal());
+        }
         match self {
             Self::Ambassador => true,
             Self::Floor => !mtls,

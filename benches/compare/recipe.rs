@@ -6,6 +6,7 @@
 //! for all traffic.
 mod ambassador;
 mod envoy;
+mod fleet;
 mod haproxy;
 mod nginx;
 mod stunnel;
@@ -15,6 +16,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+pub(crate) use fleet::FleetJob;
 
 use crate::peer::Peer;
 use crate::pki::Pki;

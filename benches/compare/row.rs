@@ -3,6 +3,7 @@
 //!
 //! Lacks the contestants.
 use crate::database::Database;
+use crate::growth::{Fleet, Quantity};
 use crate::load::Reading;
 use crate::mail::MailServer;
 use crate::place::Seating;
@@ -47,6 +48,11 @@ pub(crate) enum Work {
     Mail {
         at_once: usize,
     },
+    /// A configuration of many clusters, to which nobody connects.
+    Growth {
+        fleet: Fleet,
+        quantity: Quantity,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,6 +86,7 @@ impl Row {
             rows.extend(both(worth_unpinning(quick)).into_iter().map(Self::unpinned));
         }
         rows.extend(both(real()));
+        rows.extend(growth(quick));
         rows
     }
 
@@ -98,7 +105,8 @@ impl Row {
             | Work::Beside { .. }
             | Work::Bulk { .. }
             | Work::Connect { .. }
-            | Work::Idle { .. } => Seating::Apart,
+            | Work::Idle { .. }
+            | Work::Growth { .. } => Seating::Apart,
         };
         Self { name: format!("{word}/{name}"), wire, work, seating }
     }
@@ -116,7 +124,8 @@ impl Row {
             | Work::Beside { .. }
             | Work::Bulk { .. }
             | Work::Connect { .. }
-            | Work::Idle { .. } => None,
+            | Work::Idle { .. }
+            | Work::Growth { .. } => None,
         }
     }
 
@@ -134,6 +143,9 @@ impl Row {
             Work::Beside { .. } => "µs p99.9",
             Work::Pgbench { .. } => "µs CPU/transaction",
             Work::Mail { .. } => "µs CPU/message",
+            Work::Growth { quantity: Quantity::ScrapeSize, .. } => "kB",
+            Work::Growth { quantity, .. } if quantity.is_bytes() => "MB",
+            Work::Growth { .. } => "ms CPU",
         }
     }
 
@@ -146,6 +158,9 @@ impl Row {
             Work::Bulk { .. } => (nanos / 1e6) / (reading.units / 1e9),
             Work::Idle { .. } => reading.memory as f64 / 1024.0 / reading.units,
             Work::Beside { .. } => reading.latency.map_or(f64::NAN, |latency| latency.p999),
+            Work::Growth { quantity: Quantity::ScrapeSize, .. } => reading.memory as f64 / 1e3,
+            Work::Growth { quantity, .. } if quantity.is_bytes() => reading.memory as f64 / 1e6,
+            Work::Growth { .. } => nanos / 1e6,
         }
     }
 
@@ -159,6 +174,7 @@ impl Row {
             Work::Bulk { flow, sessions } => flow != Ask::Both && (sessions == 1 || flow == Ask::Down),
             Work::Connect { .. } | Work::Idle { .. } | Work::Mail { .. } => true,
             Work::Pgbench { script } => script != Script::Simple,
+            Work::Growth { fleet, quantity } => fleet.clusters == 1000 && quantity != Quantity::MemoryScraped,
             Work::Beside { .. } => false,
         }
     }
@@ -171,7 +187,7 @@ impl Row {
             | Work::Beside { .. }
             | Work::Pgbench { .. }
             | Work::Mail { .. } => true,
-            Work::Bulk { .. } | Work::Idle { .. } => false,
+            Work::Bulk { .. } | Work::Idle { .. } | Work::Growth { .. } => false,
         }
     }
 }
@@ -229,4 +245,25 @@ fn real() -> Vec<(&'static str, Work)> {
         ("pgbench/connect", Work::Pgbench { script: Script::Connect }),
         ("mail", Work::Mail { at_once: AT_ONCE }),
     ]
+}
+
+/// With mTLS to the upstreams only what it changes, and not for many endpoints: TLS belongs to the cluster.
+fn growth(quick: bool) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for fleet in Fleet::all(quick) {
+        let name = format!("growth/{}x{}", fleet.clusters, fleet.endpoints);
+        let row = |quantity: Quantity, wire, name: &str| Row {
+            name: format!("{name}/{}", quantity.name()),
+            wire,
+            work: Work::Growth { fleet, quantity },
+            seating: Seating::Apart,
+        };
+        rows.extend(Quantity::ALL.map(|quantity| row(quantity, Wire::Plain, &name)));
+        if fleet.endpoints < fleet.clusters {
+            let name = format!("{name}/mtls");
+            let quantities = [Quantity::Start, Quantity::Memory, Quantity::Reload];
+            rows.extend(quantities.map(|quantity| row(quantity, Wire::Mtls, &name)));
+        }
+    }
+    rows
 }

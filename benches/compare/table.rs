@@ -49,7 +49,14 @@ fn heading(findings: &Findings) -> String {
         writeln!(text, "{term}").expect(TO_STRING);
     }
     for entrant in &findings.entrants {
-        writeln!(text, "{}: {}", entrant.peer.name(), entrant.version).expect(TO_STRING);
+        writeln!(
+            text,
+            "{}: {}; in the kernel: {}",
+            entrant.peer.name(),
+            entrant.version,
+            entrant.peer.kernel_paths()
+        )
+        .expect(TO_STRING);
     }
     for (peer, why) in &findings.absent {
         writeln!(text, "MISSING {}: {why}", peer.name()).expect(TO_STRING);

@@ -119,11 +119,22 @@ impl Meter {
 
     /// Proportional set size in bytes.
     pub(crate) fn memory(&self) -> io::Result<u64> {
+        self.rollup("Pss:")
+    }
+
+    /// The part of it in bytes that is no file's: heaps and stacks.
+    pub(crate) fn anonymous(&self) -> io::Result<u64> {
+        self.rollup("Pss_Anon:")
+    }
+
+    fn rollup(&self, field: &str) -> io::Result<u64> {
         let mut kib = 0;
         for pid in &self.pids {
             let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero()))?;
-            let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-            kib += first_number(pss.ok_or_else(|| io::Error::other("smaps_rollup has no Pss line"))?)?;
+            let pss = rollup.lines().find_map(|line| line.strip_prefix(field));
+            kib += first_number(
+                pss.ok_or_else(|| io::Error::other(format!("smaps_rollup has no line {field}")))?,
+            )?;
         }
         Ok(kib * 1024)
     }
@@ -194,7 +205,17 @@ pub(crate) fn await_ready(
     probe: impl Fn() -> io::Result<()>,
     log: &Path,
 ) -> io::Result<()> {
-    let deadline = Instant::now() + READY;
+    await_ready_within(running, READY, probe, log)
+}
+
+/// As `await_ready`, for starts that take longer.
+pub(crate) fn await_ready_within(
+    running: &mut Running,
+    patience: Duration,
+    probe: impl Fn() -> io::Result<()>,
+    log: &Path,
+) -> io::Result<()> {
+    let deadline = Instant::now() + patience;
     loop {
         let error = match probe() {
             Ok(()) => return Ok(()),
