@@ -178,6 +178,15 @@ impl Credentials {
         logins.iter().filter_map(Weak::upgrade).filter(is_proof).for_each(|login| login.refresh());
     }
 
+    /// Forgets the credentials of clusters that are gone, with their metrics. To be called every few seconds: nothing tells when the
+    /// last session of one has ended.
+    pub(crate) fn upkeep(&self) {
+        let mut known = self.known();
+        if known.users.iter().any(|user| user.originator.upgrade().is_none()) {
+            known.parts();
+        }
+    }
+
     /// Changes each time a credential was replaced.
     #[must_use]
     pub(crate) fn replacements(&self) -> watch::Receiver<()> {

@@ -109,7 +109,7 @@ pub(crate) struct LoginCredential {
     source: Box<dyn LoginSource>,
     mechanisms: AllowedMechanisms,
     /// Whom the sessions that use it hold their clients to.
-    client: Option<Arc<LoginCredential>>,
+    client: Option<Arc<Self>>,
     state: Mutex<State>,
     /// Changes with the content, its error, and the result of a login that others wait for.
     changed: watch::Sender<()>,

@@ -153,6 +153,7 @@ async fn upkeep(admin_state: Arc<AdminState>, access: Arc<AccessLog>, watch: Dra
         tokio::select! {
             () = &mut stop => return,
             () = alarm::sleep(UPKEEP) => {
+                admin_state.credentials.upkeep();
                 admin_state.exposition.upkeep();
                 access.upkeep();
                 admin_state.history.sample(clock::now(), admin_state.counters());

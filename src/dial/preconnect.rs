@@ -224,7 +224,6 @@ impl<'a> Keeper<'a> {
     }
 
     fn show(&self) {
-        #[expect(clippy::cast_precision_loss, reason = "there are few")]
         self.cluster.metrics().preconnected.set(self.cluster.spares().len());
     }
 

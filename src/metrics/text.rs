@@ -132,8 +132,8 @@ impl Series<'_, '_> {
         if sums.is_none() && self.inherited("_count", None) == 0.0 {
             return;
         }
-        let (buckets, sum) =
-            sums.map_or((vec![0; B::BOUNDS.len() + 1], 0.0), |sums| (sums.buckets, sums.sum));
+        let none = || (vec![0; B::BOUNDS.len() + 1], 0.0);
+        let (buckets, sum) = sums.map_or_else(none, |sums| (sums.buckets, sums.sum));
         let bounds = B::BOUNDS.iter().map(|bound| bound as &dyn Display).chain([&"+Inf" as &dyn Display]);
         let mut total = 0;
         for (bound, count) in bounds.zip(buckets) {

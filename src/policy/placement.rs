@@ -76,7 +76,8 @@ mod tests {
     #[test]
     fn a_session_goes_where_its_share_is_likely_largest() {
         // (sessions, busy eighths) of each worker; the place
-        let cases: [(&[(usize, u32)], Option<usize>); 10] = [
+        type Case<'a> = (&'a [(usize, u32)], Option<usize>);
+        let cases: [Case<'_>; 10] = [
             (&[], None),
             (&[(7, 8)], Some(0)),
             // The first of equals accepts, so it need not be woken.

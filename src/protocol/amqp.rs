@@ -65,8 +65,8 @@ impl Protocol for Amqp {
     fn login_mechanisms(&self, kind: SecretKind) -> &'static [&'static str] {
         match kind {
             SecretKind::Certificate => &["EXTERNAL"],
-            kind if self.login_secrets().contains(&kind) => &["PLAIN"],
-            _ => &[],
+            SecretKind::Password | SecretKind::PasswordToken => &["PLAIN"],
+            SecretKind::BearerToken | SecretKind::LoneToken | SecretKind::Nkey => &[],
         }
     }
 

@@ -61,13 +61,11 @@ impl ClientLogin {
     /// Handles the client's commands up to one that has to wait.
     fn advance(&mut self, out: &mut Outbox) -> Result<(), DialogueError> {
         while !self.is_over && !self.is_owed && !self.client.is_empty() {
-            let progress = match self.dialogue.hear(&self.client).map_err(of_client)? {
-                ClientProgress::PassOn if !self.is_logged_in => {
-                    let instead = self.dialogue.before_login(&self.client).map_err(of_client)?;
-                    instead.unwrap_or(ClientProgress::PassOn)
-                }
-                progress => progress,
-            };
+            let mut progress = self.dialogue.hear(&self.client).map_err(of_client)?;
+            if progress == ClientProgress::PassOn && !self.is_logged_in {
+                let instead = self.dialogue.before_login(&self.client).map_err(of_client)?;
+                progress = instead.unwrap_or(ClientProgress::PassOn);
+            }
             match progress {
                 ClientProgress::More if self.client.len() > HELD_MAX => {
                     return Err(of_client("the client's login is longer than 16 KiB"));

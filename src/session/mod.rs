@@ -356,10 +356,12 @@ fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Rejected>, 
         is_rejection && ended.is_uncertified || matches!(ended.fault, Some(RelayError::Uncertified));
     record.end(outcome, ended.closed_by, words);
     let Ended { downstream, can_be_refused, unfinished, fault, .. } = ended;
-    let kind = match outcome {
-        Outcome::BadOpening => RefusalKind::BadRequest,
-        Outcome::Denied => RefusalKind::Denied,
-        _ => RefusalKind::Unreachable,
+    let kind = if outcome == Outcome::BadOpening {
+        RefusalKind::BadRequest
+    } else if outcome == Outcome::Denied {
+        RefusalKind::Denied
+    } else {
+        RefusalKind::Unreachable
     };
     // In a protocol without refusals a refusal is a reset. The server ended this connection in order and took all
     // bytes, so the client's is ended in order too.

@@ -249,7 +249,7 @@ fn each_identity_of_azure_signs_in() {
     let file = folder.path().join("token");
     fs::write(&file, "federated-token\n").expect("a file");
     for (what, environment) in azure_environments(&metadata, &file.display().to_string()) {
-        let request = asked_in(&server, &metadata, "{ as: tokened, azure: {} }", &environment);
+        let request = asked_in(server, &metadata, "{ as: tokened, azure: {} }", &environment);
         let expected = match what {
             "app service" => "x-identity-header: header-secret\r\n",
             "machine" => "metadata: true\r\n",
@@ -274,7 +274,7 @@ fn azure_is_asked_as_azure_identity_asks() {
             }
             let key = if client_id.is_empty() { String::new() } else { format!("client_id: {client_id}") };
             let login = format!("{{ as: tokened, azure: {{ {key} }} }}");
-            let request = asked_in(&server, &metadata, &login, &environment);
+            let request = asked_in(server, &metadata, &login, &environment);
             // msal takes an authority by https alone; and it has no variable for the machine's endpoint.
             let (credential, authority) = match what {
                 "workload" => ("workload", "https://login.microsoftonline.com"),

@@ -99,13 +99,15 @@ fn mingle(rng: &mut Rng, ambassador: &Ambassador, clients: &mut Vec<Client>) {
 
 /// Tasks of sessions, other tasks, descriptors, threads.
 fn counts(ambassador: &Ambassador) -> [usize; 4] {
-    let metrics = ambassador.metrics();
-    let tasks = |of: &str| metrics.sum("tasks", &[("of", of)]) as usize;
     let count = |what: &str| {
         let folder = format!("/proc/{}/{what}", ambassador.pid().as_raw_nonzero());
         fs::read_dir(folder).expect("a process to look at").count()
     };
-    [tasks("sessions"), tasks("upkeep"), count("fd"), count("task")]
+    // Before the scrape, whose connection is closed a moment after its answer.
+    let (descriptors, threads) = (count("fd"), count("task"));
+    let metrics = ambassador.metrics();
+    let tasks = |of: &str| metrics.sum("tasks", &[("of", of)]) as usize;
+    [tasks("sessions"), tasks("upkeep"), descriptors, threads]
 }
 
 /// The objects that have series.

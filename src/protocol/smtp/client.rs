@@ -106,7 +106,7 @@ impl SmtpClient {
     }
 
     /// For the server, whose reply is awaited.
-    fn to_server(&mut self, command: Command, line: &[u8]) -> ClientProgress {
+    fn for_server(&mut self, command: Command, line: &[u8]) -> ClientProgress {
         let taken = line.len();
         let text = line.trim_ascii_end();
         if self.must_log_in() && text.iter().any(u8::is_ascii_control) {
@@ -142,7 +142,7 @@ impl ClientDialogue for SmtpClient {
             Command::Idle if self.must_log_in() => {
                 ClientProgress::Answer { taken: line.len(), words: b"250 2.0.0 Ok\r\n".to_vec() }
             }
-            Command::Ehlo | Command::Helo | Command::Idle => self.to_server(command, line),
+            Command::Ehlo | Command::Helo | Command::Idle => self.for_server(command, line),
             Command::Begins => ClientProgress::PassOn,
         })
     }
@@ -158,7 +158,7 @@ impl ClientDialogue for SmtpClient {
             return Err("the client sends a mail before its login");
         }
         if line.eq_ignore_ascii_case(b"QUIT") {
-            return Ok(Some(self.to_server(Command::Idle, &held[..taken])));
+            return Ok(Some(self.for_server(Command::Idle, &held[..taken])));
         }
         Ok(Some(skipped(Some(taken), b"530 5.7.0 Authentication required\r\n")))
     }
