@@ -101,7 +101,9 @@ impl Tally {
     /// Adds to the sum of that label; zero makes the series exist.
     pub(super) fn add(&self, label: &'static str, by: u64) {
         let mut counts = self.0.lock();
-        match counts.iter_mut().find(|(known, _)| *known == label) {
+        // Mostly it is the same word of the program, and comparing its letters costs more than counting.
+        let is_same = |known: &str| std::ptr::eq(known, label) || known == label;
+        match counts.iter_mut().find(|(known, _)| is_same(known)) {
             Some((_, count)) => *count += by,
             None => counts.push((label, by)),
         }
