@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -351,19 +351,19 @@ const SYSTEM_FRESH: Duration = Duration::from_secs(1);
 
 impl SystemCertificates {
     fn read() -> Arc<Self> {
-        static LAST: Mutex<Option<(Instant, Weak<SystemCertificates>)>> = Mutex::new(None);
+        // Kept: nobody else holds it from one cluster to the next.
+        static LAST: Mutex<Option<(Instant, Arc<SystemCertificates>)>> = Mutex::new(None);
         let mut last = LAST.lock();
         let now = clock::now();
         if let Some((at, known)) = &*last
             && now < *at + SYSTEM_FRESH
-            && let Some(known) = known.upgrade()
         {
-            return known;
+            return Arc::clone(known);
         }
         let found = rustls_native_certs::load_native_certs();
         let errors = found.errors.iter().map(|error| format!("; {error}")).collect();
         let read = Arc::new(Self { certificates: found.certs, errors });
-        *last = Some((now, Arc::downgrade(&read)));
+        *last = Some((now, Arc::clone(&read)));
         read
     }
 }
@@ -433,5 +433,17 @@ impl TrustFiles {
             }
         }
         Ok((store, Vec::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was kept as long as one cluster was read, so that each cluster read the whole trust store.
+    #[test]
+    fn the_hosts_trust_store_is_read_once_for_many_clusters() {
+        let first = Arc::downgrade(&SystemCertificates::read());
+        assert!(first.upgrade().is_some(), "nobody holds it but the cell");
     }
 }
