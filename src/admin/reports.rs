@@ -2,6 +2,7 @@
 //! thread that serves requests also probes, resolves and obeys.
 
 use std::io::{self, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak, mpsc};
 use std::thread::Builder;
 
@@ -55,9 +56,15 @@ impl ReportWriter {
                 let Some(admin_state) = admin_state.upgrade().filter(|_| !answer.is_closed()) else {
                     continue;
                 };
-                let plain = report.write(&admin_state);
-                // Whoever asked may have left meanwhile.
-                drop(answer.send(if is_gzipped { gzipped(plain) } else { plain }));
+                // A panic ends its own answer and no other.
+                let written = catch_unwind(AssertUnwindSafe(|| {
+                    let plain = report.write(&admin_state);
+                    if is_gzipped { gzipped(plain) } else { plain }
+                }));
+                if let Ok(written) = written {
+                    // Whoever asked may have left meanwhile.
+                    drop(answer.send(written));
+                }
             }
         })?;
         Ok(Self(requests))
@@ -72,7 +79,7 @@ impl ReportWriter {
     ) -> HttpResponse {
         let (answer, written) = oneshot::channel();
         let request = ReportRequest { report, is_gzipped, admin_state: Arc::downgrade(admin_state), answer };
-        // The thread has ended if it panicked.
+        // The thread lives as long as this.
         drop(self.0.send(request));
         written.await.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it could not be written\n"))
     }
