@@ -24,21 +24,10 @@ fn answer(finished: &Finished) -> &str {
 
 const SERVES: &str = "answer     ok      the server would serve a client";
 
-/// Waits until the server has logged a query of ours, so that its log has everything that happened before.
-fn marked_log(postgres: &Postgres, mark: &str) -> String {
-    let known = postgres.log().matches(&format!("LOG:  {mark}\n")).count();
-    postgres.as_superuser(&format!("do $$ begin raise log '{mark}'; end $$"));
-    until("the mark is in the log", || {
-        let log = postgres.log();
-        let marks = log.matches(&format!("LOG:  {mark}\n")).count();
-        (marks > known).then_some(log)
-    })
-}
-
 #[test]
 fn a_probe_leaves_no_line_in_the_log_of_a_server_with_default_logging() {
     let postgres = Postgres::quiet();
-    let before = marked_log(&postgres, "before the probes");
+    let before = postgres.marked_log();
     let mut ways = vec![postgres.tls()];
     if postgres.version() >= 17 {
         ways.push(postgres.tls_and(", start: direct"));
@@ -49,14 +38,14 @@ fn a_probe_leaves_no_line_in_the_log_of_a_server_with_default_logging() {
             assert_eq!(answer(&checked), SERVES);
         }
     }
-    only_the_mark_is_new(&postgres, &before);
+    postgres.must_have_logged_nothing_since(&before);
 }
 
 /// Scenario: the probe was ended by a reset, and the server logged one.
 #[test]
 fn a_login_that_we_refuse_leaves_no_line_in_the_log_of_a_server_with_default_logging() {
     let postgres = Postgres::quiet();
-    let before = marked_log(&postgres, "before the login");
+    let before = postgres.marked_log();
     let ambassador = Ambassador::start(&Config::postgres(&[&postgres.address()], &postgres.tls()));
     for (flag, outcome) in [("y", "bad_opening"), ("n", "completed")] {
         let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/behaviour/drivers/scram.py");
@@ -65,15 +54,7 @@ fn a_login_that_we_refuse_leaves_no_line_in_the_log_of_a_server_with_default_log
         finish(python.args([program, &port, flag, "app", PASSWORD])).must_succeed();
         ambassador.record_of(outcome);
     }
-    only_the_mark_is_new(&postgres, &before);
-}
-
-#[track_caller]
-fn only_the_mark_is_new(postgres: &Postgres, before: &str) {
-    let after = marked_log(postgres, "and nothing else");
-    let new = after.strip_prefix(before).expect("a log that only grows");
-    let lines: Vec<_> = new.lines().filter(|line| line.contains("LOG:") || line.contains("FATAL:")).collect();
-    assert!(matches!(lines[..], [mark] if mark.contains("and nothing else")), "{new}");
+    postgres.must_have_logged_nothing_since(&before);
 }
 
 /// If pg_hba.conf has no line for the probe's role, the server refuses it, and logs that. It serves all the same.

@@ -171,6 +171,26 @@ impl Postgres {
         fs::read_to_string(self.dir.join("log")).expect("a readable log")
     }
 
+    /// Its log up to a line that is written now, and with it everything that happened before.
+    pub(crate) fn marked_log(&self) -> String {
+        const MARK: &str = "LOG:  a mark of the test\n";
+        let known = self.log().matches(MARK).count();
+        self.as_superuser("do $$ begin raise log 'a mark of the test'; end $$");
+        until("the mark is in the log", || {
+            let log = self.log();
+            (log.matches(MARK).count() > known).then_some(log)
+        })
+    }
+
+    /// Fails if anything was logged since `before`, which is of [`Self::marked_log`].
+    #[track_caller]
+    pub(crate) fn must_have_logged_nothing_since(&self, before: &str) {
+        let after = self.marked_log();
+        let new = after.strip_prefix(before).expect("a log that only grows");
+        let lines = new.lines().filter(|line| line.contains("LOG:") || line.contains("FATAL:"));
+        assert_eq!(lines.count(), 1, "more than the mark was logged: {new}");
+    }
+
     fn start(hba: &str, logging: &str, pki: &'static Pki, app: &'static Leaf) -> Self {
         let server = pki.server(&SERVER_NAMES);
         let dir = directory();
@@ -325,12 +345,13 @@ fn serve(dir: &Path, account: Option<&Account>, pki: &Pki, logging: &str) -> (u1
     }
 }
 
+/// Without checkpoints on a clock: since version 15 each is a line in the log, and tests look for lines of a client.
 fn configure(data: &Path, sockets: &Path, port: u16, logging: &str) {
     let settings = format!(
         "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\n\
          ssl = on\nssl_ca_file = 'ca.pem'\nssl_cert_file = 'server.pem'\nssl_key_file = 'server.key'\n\
          password_encryption = 'scram-sha-256'\nmax_connections = 100\nshared_buffers = 32MB\n\
-         fsync = off\n{logging}",
+         checkpoint_timeout = 1d\nfsync = off\n{logging}",
         sockets.display()
     );
     fs::write(data.join("postgresql.conf"), settings).expect("postgresql.conf is written");
