@@ -112,12 +112,17 @@ async fn wait_settled(
         Some(took) if shown.is_some() && endpoint.probed_generations() == shown => took.min(patience),
         Some(_) | None => patience,
     };
-    if let Some(reason) = rejected_within(stay, patience, &mut ready.stream).await {
+    let until = alarm::coalesced(clock::now() + stay + STAY_GRAIN / 2, STAY_GRAIN);
+    if let Some(reason) = rejected_within(until, patience, &mut ready.stream).await {
         return Err(HealthCheckError::Answer(reason));
     }
     endpoint.set_probed_generations(shown);
     Ok(())
 }
+
+/// Waits for a late rejection are extended to a multiple of this, so that those of probes that began together end with one
+/// wake-up.
+const STAY_GRAIN: Duration = Duration::from_millis(2);
 
 /// Bytes of an answer that are searched.
 const ANSWER_MAX: usize = 4096;
