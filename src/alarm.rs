@@ -8,10 +8,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::future::Either;
+use futures_util::stream::FuturesUnordered;
 use pin_project_lite::pin_project;
 use tokio::task::{coop, yield_now};
 
@@ -72,6 +76,21 @@ pub async fn sleep_until(moment: Option<Instant>) {
             let _ = timeout_at(moment, pending::<()>()).await;
         }
     }
+}
+
+/// The moment nearest to `moment`, at most half of `grain` away, of those that all waits with this `grain` share. Waits
+/// that need not be exact end together so: the thread wakes once for all of them.
+#[must_use]
+pub fn coalesced(moment: Instant, grain: Duration) -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    let epoch = *EPOCH.get_or_init(clock::now);
+    nearest(epoch, moment, grain)
+}
+
+fn nearest(epoch: Instant, moment: Instant, grain: Duration) -> Instant {
+    let past = moment.saturating_duration_since(epoch).as_nanos() % grain.as_nanos().max(1);
+    let past = Duration::from_nanos(u64::try_from(past).unwrap_or_default());
+    if past <= grain / 2 { moment - past } else { moment + (grain - past) }
 }
 
 pin_project! {
@@ -156,21 +175,20 @@ impl Alarms {
     }
 
     /// Runs `future` on this thread, together with the alarms that it and every other task of the thread set. A thread
-    /// that waits for deadlines has to run in this.
+    /// that waits for deadlines has to run in this. The future is polled when it was woken, not for each alarm.
     ///
     /// # Panics
     /// Inside another `drive` on the same thread.
     pub async fn drive<F: Future>(self, future: F) -> F::Output {
         let _attending = DriveGuard::begin(self);
-        let mut future = pin!(future);
-        poll_fn(|cx| {
-            let output = future.as_mut().poll(cx);
-            if output.is_pending() {
-                poll_ring(cx);
-            }
-            output
-        })
-        .await
+        let ringing = poll_fn(|cx| {
+            poll_ring(cx);
+            Poll::Pending
+        });
+        let mut both = FuturesUnordered::new();
+        both.push(Either::Left(future));
+        both.push(Either::Right(ringing));
+        both.next().await.expect("the alarms ring for ever")
     }
 
     fn insert(&mut self, now: Instant, due: Instant, waker: Waker) -> Key {
@@ -292,6 +310,33 @@ mod tests {
             });
             local.run_until(looping).await.unwrap();
         }
+    }
+
+    /// The daemon's own future was polled, with its signals and channels, for each deadline of any task on its thread:
+    /// six of a hundred instructions of a probe.
+    #[tokio::test]
+    async fn an_alarm_of_another_task_does_not_poll_the_future() {
+        let local = tokio::task::LocalSet::new();
+        let other = local.spawn_local(async {
+            for _ in 0..10 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let (mut other, mut polls) = (std::pin::pin!(other), 0);
+        let waiting = poll_fn(|cx| {
+            polls += 1;
+            other.as_mut().poll(cx)
+        });
+        local.run_until(drive(waiting)).await.unwrap().unwrap();
+        assert_eq!(polls, 2, "once at the start, and once woken");
+    }
+
+    #[test]
+    fn waits_that_need_not_be_exact_end_together() {
+        let (epoch, grain) = (clock::now(), Duration::from_millis(10));
+        let ends = |micros: u64| nearest(epoch, epoch + Duration::from_micros(micros), grain) - epoch;
+        let rounded: Vec<_> = [0, 4_999, 5_001, 14_000, 29_999].map(|at| ends(at).as_millis()).into();
+        assert_eq!(rounded, [0, 0, 10, 10, 30]);
     }
 
     #[tokio::test]

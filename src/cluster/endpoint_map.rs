@@ -249,17 +249,19 @@ impl Cluster {
         seen: Result<Fault, Option<&str>>,
     ) -> bool {
         let why = seen.err().flatten();
-        let (is_news, name, has_trials) = self.decide(|State { cluster_state, endpoint_map, .. }| {
+        let (is_news, known, is_broken) = self.decide(|State { cluster_state, endpoint_map, .. }| {
             let is_news = cluster_state.set_health(endpoint, health, seen.ok(), clock::now());
             cluster_state.note_error(endpoint, why.map(str::to_owned));
-            let name = endpoint_map.get(endpoint).map(|endpoint| endpoint.settings().name.clone());
-            (is_news, name, cluster_state.next_trial().is_some())
+            let known = is_news.then(|| endpoint_map.get(endpoint).map(Arc::clone)).flatten();
+            (is_news, known, cluster_state.is_broken())
         });
-        if has_trials {
+        // Besides news and events, which notify by themselves, a result only expedites the trials of an open breaker.
+        // To ask for the next trial would look at every endpoint for each probe.
+        if is_broken {
             self.trials.notify_one();
         }
-        if is_news && let Some(name) = name {
-            let (cluster, state) = (&self.settings.name, health.label());
+        if let Some(known) = known {
+            let (cluster, name, state) = (&self.settings.name, &known.settings().name, health.label());
             match health {
                 HealthStatus::Unhealthy => {
                     tracing::warn!(%cluster, endpoint = %name, state, why, "health changed")

@@ -10,8 +10,16 @@ use tokio::sync::Notify;
 
 use super::EndpointId;
 use super::endpoint::Endpoint;
+use crate::alarm;
 use crate::policy::health::{Health, HealthStatus, Settings};
 use crate::sync::{Mutex, MutexGuard};
+
+/// Probes begin together at multiples of this part of their interval, within these bounds, so that the thread wakes once
+/// for all of a time, of every cluster: a wake-up costs more than a probe. It moves each by half of that at most, where
+/// the jitter of an interval is a tenth.
+const GRAIN: u32 = 20;
+const GRAIN_MIN: Duration = Duration::from_millis(10);
+const GRAIN_MAX: Duration = Duration::from_millis(50);
 
 /// The health of a cluster's endpoints by their probes; empty without a health check.
 #[derive(Debug, Default)]
@@ -25,6 +33,8 @@ struct Table {
     entries: BTreeMap<EndpointId, Entry>,
     /// The next probes, of all entries whose probe is not in flight.
     due: BTreeSet<(Instant, EndpointId)>,
+    /// Their beginnings are multiples of this.
+    grain: Duration,
 }
 
 #[derive(Debug)]
@@ -52,8 +62,8 @@ impl ProbeTable {
             (*id, Entry { endpoint: Arc::clone(&entry.endpoint), health })
         };
         let entries = self.table().entries.iter().map(under).collect();
-        // `follow` fills in `due`.
-        Self { table: Mutex::new(Table { entries, due: BTreeSet::new() }), hurried: Notify::new() }
+        // `follow` fills in the rest.
+        Self { table: Mutex::new(Table { entries, ..Table::default() }), hurried: Notify::new() }
     }
 
     /// Restores what another process observed of an endpoint that has just joined: its probes go on from there.
@@ -72,6 +82,7 @@ impl ProbeTable {
         let mut table = self.table();
         let mut before = std::mem::take(&mut table.entries);
         table.due.clear();
+        table.grain = (settings.interval / GRAIN).clamp(GRAIN_MIN, GRAIN_MAX);
         let mut joined = Vec::new();
         for endpoint in endpoints {
             let id = endpoint.id();
@@ -92,15 +103,16 @@ impl ProbeTable {
         joined
     }
 
-    /// Begins the next probe that is due.
+    /// Begins the next probe that is due, give or take a few milliseconds.
     ///
     /// # Errors
-    /// If no probe is due: the moment when the next one will be, if there is any.
+    /// If no probe is due: the moment when the next one will begin, if there is any.
     pub(crate) fn begin_next(&self, now: Instant) -> Result<Arc<Endpoint>, Option<Instant>> {
         let mut table = self.table();
         let Some(&(due, id)) = table.due.first() else { return Err(None) };
-        if due > now {
-            return Err(Some(due));
+        let begins = alarm::coalesced(due, table.grain);
+        if begins > now {
+            return Err(Some(begins));
         }
         table.due.pop_first();
         let entry = table.entries.get_mut(&id).expect("who is due has an entry");
@@ -176,5 +188,51 @@ impl Table {
             }
         }
         Some(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::cluster::{Cluster, fixture};
+
+    /// Each probe woke the thread for itself, which cost more than the probe.
+    #[test]
+    fn probes_that_are_due_within_milliseconds_begin_together_and_keep_their_jitter() {
+        let addresses: Vec<_> = (1..=100).map(|host| format!("10.0.0.{host}:1")).collect();
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        let cluster = Cluster::new(fixture::settings(&addresses), Rng::with_seed(1));
+        let interval = Duration::from_millis(500);
+        let rhythm = Settings { interval, healthy_threshold: 1, unhealthy_threshold: 1 };
+        let (table, mut rng, begun) = (ProbeTable::default(), Rng::with_seed(2), clock::now());
+        table.follow(cluster.endpoints().iter(), rhythm, begun);
+
+        let grain = interval / GRAIN;
+        let (mut now, mut wakes) = (begun + grain, 0);
+        let mut last = BTreeMap::new();
+        let mut waits = Vec::new();
+        while now < begun + interval * 20 {
+            wakes += 1;
+            now = loop {
+                match table.begin_next(now) {
+                    Ok(endpoint) => {
+                        waits.extend(last.insert(endpoint.id(), now).map(|before| now - before));
+                        table.observe(endpoint.id(), now, Ok(()), &mut rng);
+                    }
+                    Err(next) => break next.unwrap(),
+                }
+            };
+        }
+        assert!(wakes <= 1 + 10_000 / 25, "{wakes} for {} probes", waits.len());
+        // Without the first of each, which is spread over the interval.
+        waits.drain(..100);
+        let (all, average) = (waits.len(), waits.iter().sum::<Duration>() / waits.len() as u32);
+        assert!((1_750..1_950).contains(&all), "{all} in ten seconds");
+        assert!((interval.mul_f64(0.99)..interval.mul_f64(1.01)).contains(&average), "{average:?}");
+        let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+        let jitter = interval.mul_f64(0.9) - grain..=interval.mul_f64(1.1) + grain;
+        assert!(jitter.contains(least) && jitter.contains(most), "{least:?} to {most:?}");
+        assert!(*most - *least > interval / 10, "{least:?} to {most:?}");
     }
 }

@@ -55,19 +55,28 @@ pub(crate) async fn examine_endpoint(
     on_silence: Option<&(dyn Fn(&str) + Sync)>,
     record: &mut DialRecord,
 ) -> Result<Ready, DialError> {
-    let deadline = AttemptDeadline::after(clock::now(), AttemptBound::Deadline, settings.dial.deadline);
-    let attempt =
-        Attempt { is_probe: true, on_silence, ..Attempt::on(settings, endpoint, identity, deadline) };
-    match attempt.establish(record).await? {
-        AttemptResult::Ready(ready) => Ok(ready),
-        AttemptResult::AwaitsClientReply(socket, mut greeting) => {
-            let introduced = greeting.client_reply.conclude_without_client();
-            attempt.secure_after_reply(socket, &introduced.request, introduced.upgraded, record).await
-        }
-    }
+    let attempt = Attempt { on_silence, ..Attempt::of_our_own(settings, endpoint, identity) };
+    attempt.establish_alone(record).await
 }
 
-/// TCP alone, to an endpoint or to another port of its host, outside the policies: for probes.
+/// [`try_endpoint`] for a probe. `speaks_first`: it sends, or ends, as soon as it can, so that what completes TCP's and
+/// TLS's handshake travels with that.
+///
+/// # Errors
+/// As [`try_endpoint`].
+pub(crate) async fn probe_endpoint(
+    settings: &ClusterSettings,
+    endpoint: &Endpoint,
+    speaks_first: bool,
+    record: &mut DialRecord,
+) -> Result<Ready, DialError> {
+    let last_flight = if speaks_first { LastFlight::WithFirstWrite } else { LastFlight::AtOnce };
+    let attempt = Attempt::of_our_own(settings, endpoint, endpoint.identity_for_nobody());
+    Attempt { has_spoken: speaks_first, last_flight, ..attempt }.establish_alone(record).await
+}
+
+/// TCP alone, to an endpoint or to another port of its host, outside the policies: for probes that send, or end, at
+/// once.
 ///
 /// # Errors
 /// See [`DialError`].
@@ -77,10 +86,8 @@ pub(crate) async fn connect_endpoint(
     port: Option<u16>,
     record: &mut DialRecord,
 ) -> Result<Socket, DialError> {
-    let deadline = AttemptDeadline::after(clock::now(), AttemptBound::Deadline, settings.dial.deadline);
-    let identity = endpoint.identity_for_nobody();
-    let attempt = Attempt { port, is_probe: true, ..Attempt::on(settings, endpoint, identity, deadline) };
-    attempt.connect(record).await
+    let attempt = Attempt::of_our_own(settings, endpoint, endpoint.identity_for_nobody());
+    Attempt { port, only_connects: true, ..attempt }.connect(record).await
 }
 
 /// How long a probe or a trial waits for a greeting at most; a longer wait would delay the next probe.
@@ -108,6 +115,8 @@ pub(super) struct Attempt<'a> {
     is_secured: AtomicBool,
     /// Probes are not measured, unlike sessions.
     is_probe: bool,
+    /// TCP is all, and the caller then sends or ends at once.
+    only_connects: bool,
     /// Reports a server that should greet and is silent, and has it examined.
     on_silence: Option<&'a (dyn Fn(&str) + Sync)>,
     /// The session's contents of the PROXY header; `None`: there is no session.
@@ -163,9 +172,27 @@ impl<'a> Attempt<'a> {
             sign_in_as: None,
             is_secured: AtomicBool::new(false),
             is_probe: false,
+            only_connects: false,
             on_silence: None,
             proxy_info: None,
             last_flight: LastFlight::AtOnce,
+        }
+    }
+
+    /// An attempt for a probe or a trial.
+    fn of_our_own(settings: &'a ClusterSettings, endpoint: &'a Endpoint, identity: IdentityChoice) -> Self {
+        let deadline = AttemptDeadline::after(clock::now(), AttemptBound::Deadline, settings.dial.deadline);
+        Self { is_probe: true, ..Self::on(settings, endpoint, identity, deadline) }
+    }
+
+    /// Runs the attempt to its end, with a default reply where the upgrade needs the client's.
+    async fn establish_alone(&self, record: &mut DialRecord) -> Result<Ready, DialError> {
+        match self.establish(record).await? {
+            AttemptResult::Ready(ready) => Ok(ready),
+            AttemptResult::AwaitsClientReply(socket, mut greeting) => {
+                let introduced = greeting.client_reply.conclude_without_client();
+                self.secure_after_reply(socket, &introduced.request, introduced.upgraded, record).await
+            }
         }
     }
 
@@ -275,7 +302,7 @@ impl<'a> Attempt<'a> {
         let send_proxy = settings.send_proxy.as_ref().filter(|_| self.port.is_none());
         let begun = clock::now();
         let limit = self.limit(begun, AttemptBound::Connect, settings.dial.connect_timeout);
-        let speaks_first = send_proxy.is_some() || self.speaks_first();
+        let speaks_first = send_proxy.is_some() || self.only_connects || self.speaks_first();
         let begin = |mut address: SocketAddr| {
             if let Some(port) = self.port {
                 address.set_port(port);

@@ -37,7 +37,7 @@ use attempt_deadline::AttemptDeadline;
 use hedging::Hedging;
 use login::{SignInAs, sign_in};
 
-pub(crate) use attempt::{connect_endpoint, examine_endpoint, try_endpoint};
+pub(crate) use attempt::{connect_endpoint, examine_endpoint, probe_endpoint};
 pub(crate) use dialled::Dialled;
 pub(crate) use failure::DialFailure;
 use failure::NoMoreAttempts;

@@ -1,7 +1,7 @@
 //! Drives a protocol's probe over a usable upstream.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::alarm::{self, Elapsed};
 use crate::clock;
@@ -88,13 +88,13 @@ pub(crate) async fn finish_dialogue(settings: &Settings, unfinished: Unfinished)
 /// Why the server rejects us after the handshake, if it does: with TLS 1.3 it checks our certificate after our side is
 /// done, and sends its alert within a round trip.
 pub(crate) async fn late_rejection(mut end: UpstreamStream) -> Option<String> {
-    rejected_within(VERDICT, VERDICT, &mut end).await
+    rejected_within(clock::now() + VERDICT, VERDICT, &mut end).await
 }
 
-/// Silence for `stay`, or any bytes, count as acceptance: a server that rejects us closes without application data.
+/// Silence until `stay`, or any bytes, count as acceptance: a server that rejects us closes without application data.
 /// After that, the connection is closed in order, so that no server logs an error.
 pub(crate) async fn rejected_within(
-    stay: Duration,
+    stay: Instant,
     patience: Duration,
     end: &mut UpstreamStream,
 ) -> Option<String> {
@@ -102,7 +102,7 @@ pub(crate) async fn rejected_within(
         shut_down_within(patience, end).await;
         return None;
     }
-    match alarm::timeout_at(clock::now() + stay, end.read_scratch(<[u8]>::len)).await {
+    match alarm::timeout_at(stay, end.read_scratch(<[u8]>::len)).await {
         Ok(Ok(0)) => return Some(CLOSED.into()),
         Ok(Err(error)) => {
             return Some(tls::late_rejection(&error).unwrap_or_else(|| format!("{CLOSED}: {error}")));

@@ -44,7 +44,8 @@ const fn proves(kind: &ProbeKind) -> Fault {
 }
 
 /// The probes in flight.
-type Flight = FuturesUnordered<BoxFuture<'static, (Arc<Endpoint>, Result<(), HealthCheckError>)>>;
+type Flight = FuturesUnordered<BoxFuture<'static, EndedProbe>>;
+type EndedProbe = (Arc<Endpoint>, Result<(), HealthCheckError>);
 
 /// Probes the endpoints of a cluster until the drain begins. Returns at once without a `health_check`.
 pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
@@ -59,7 +60,11 @@ pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) 
         tokio::select! {
             biased;
             () = &mut stop => break,
-            Some((endpoint, result)) = flight.next() => note(&cluster, &settings, &endpoint, result, &mut rng),
+            Some(ended) = next_ended(&mut flight) => {
+                for (endpoint, result) in ended {
+                    note(&cluster, &settings, &endpoint, result, &mut rng);
+                }
+            }
             // Never an error: we hold the cluster.
             _ = changes.changed() => follow(&cluster, &settings),
             () = cluster.probe_table().wait_expedited() => {}
@@ -68,6 +73,11 @@ pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) 
     }
     // Let probes end in order: servers log, and some count, a conversation that breaks off.
     let _ = alarm::timeout_at(clock::now() + LAST_PROBES, flight.count()).await;
+}
+
+/// Waits until a probe has ended, and returns all that have; `None`: none is in flight.
+async fn next_ended(flight: &mut Flight) -> Option<Vec<EndedProbe>> {
+    flight.ready_chunks(PROBES_MAX).next().await
 }
 
 /// Updates the table to the cluster's present, enabled endpoints. The health of one that returns starts anew.

@@ -7,8 +7,8 @@ use crate::clock;
 use crate::cluster::health_check::{ByteExchange, ProbeKind, Settings};
 use crate::cluster::{Endpoint, Ready, Settings as ClusterSettings};
 use crate::dial::{
-    DialRecord, VERDICT, connect_endpoint, conversation, converse, rejected_within, shut_down_within,
-    try_endpoint,
+    DialRecord, VERDICT, connect_endpoint, conversation, converse, probe_endpoint, rejected_within,
+    shut_down_within,
 };
 use crate::relay::UpstreamStream;
 
@@ -76,11 +76,11 @@ async fn go(
         }
         ProbeKind::Http(http) => http::ask(cluster, http, endpoint, record).await,
         ProbeKind::Tls => {
-            let ready = try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
+            let ready = probe_endpoint(cluster, endpoint, true, record).await?;
             wait_settled(ready, endpoint, record, patience).await
         }
         ProbeKind::Protocol => {
-            let ready = try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
+            let ready = probe_endpoint(cluster, endpoint, true, record).await?;
             match conversation(cluster, &ready) {
                 None => wait_settled(ready, endpoint, record, patience).await,
                 Some(talk) => {
@@ -90,7 +90,8 @@ async fn go(
             }
         }
         ProbeKind::Exchange(exchange) => {
-            let ready = try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
+            let speaks_first = !exchange.send.is_empty();
+            let ready = probe_endpoint(cluster, endpoint, speaks_first, record).await?;
             read_answer(ready, exchange, until, patience).await.map_err(HealthCheckError::Answer)
         }
     }
@@ -111,12 +112,17 @@ async fn wait_settled(
         Some(took) if shown.is_some() && endpoint.probed_generations() == shown => took.min(patience),
         Some(_) | None => patience,
     };
-    if let Some(reason) = rejected_within(stay, patience, &mut ready.stream).await {
+    let until = alarm::coalesced(clock::now() + stay + STAY_GRAIN / 2, STAY_GRAIN);
+    if let Some(reason) = rejected_within(until, patience, &mut ready.stream).await {
         return Err(HealthCheckError::Answer(reason));
     }
     endpoint.set_probed_generations(shown);
     Ok(())
 }
+
+/// Waits for a late rejection are extended to a multiple of this, so that those of probes that began together end with one
+/// wake-up.
+const STAY_GRAIN: Duration = Duration::from_millis(2);
 
 /// Bytes of an answer that are searched.
 const ANSWER_MAX: usize = 4096;

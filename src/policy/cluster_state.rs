@@ -253,6 +253,12 @@ impl ClusterState {
         self.breaker.as_ref().map(Breaker::state)
     }
 
+    /// Whether the breaker keeps sessions from being dialled.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.breaker.as_ref().is_some_and(|breaker| breaker.check().is_err())
+    }
+
     /// The mode of the last pick.
     #[must_use]
     pub const fn mode(&self) -> Mode {
