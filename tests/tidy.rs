@@ -83,6 +83,7 @@ const WALL: &[(&str, &str)] = &[
     ("credentials/login/oauth2/device.rs", "the same"),
     ("daemon/reload.rs", "a metric in seconds since 1970"),
     ("daemon/startup_log.rs", "the first lines of the log"),
+    ("log/timestamp.rs", "the time of a line"),
     ("tls/endpoint.rs", "whether what a handshake was asked is still asked: lists and certificates end"),
     ("discovery/follow.rs", "a metric in seconds since 1970"),
 ];

@@ -25,6 +25,8 @@ pub(crate) struct Place<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) endpoint: SocketAddr,
     pub(crate) is_mtls: bool,
+    /// `log.access`.
+    pub(crate) access: &'static str,
 }
 
 impl Daemon {
@@ -78,7 +80,7 @@ impl Drop for Daemon {
 }
 
 impl Place<'_> {
-    /// One worker, so that one thread does all the work; everything else has its defaults, including the access log.
+    /// One worker, so that one thread does all the work; everything else but the access log has its defaults.
     fn listeners(&self) -> String {
         let folder = self.folder.display();
         let tls = if self.is_mtls {
@@ -92,6 +94,7 @@ impl Place<'_> {
         format!(
             "admin: {{ bind: off, control: off }}
 runtime: {{ workers: 1 }}
+log: {{ access: {} }}
 listeners:
   main: {{ bind: \"127.0.0.1:0\", cluster: up }}
 clusters:
@@ -99,7 +102,7 @@ clusters:
     protocol: tcp
     endpoints: [\"{}\"]
 {tls}",
-            self.endpoint
+            self.access, self.endpoint
         )
     }
 }

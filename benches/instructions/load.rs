@@ -20,6 +20,8 @@ pub(crate) struct Stage {
     pub(crate) daemon: Daemon,
     pub(crate) endpoint: TcpListener,
     pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// Whether each session leaves a record, which is waited for.
+    pub(crate) is_recorded: bool,
 }
 
 impl Stage {
@@ -34,7 +36,8 @@ impl Stage {
 
 /// Both ends of one session.
 pub(crate) struct Session<'a> {
-    daemon: &'a mut Daemon,
+    /// Its log is read, if the session leaves a record there.
+    daemon: Option<&'a mut Daemon>,
     client: TcpStream,
     endpoint: Endpoint,
     buffer: Vec<u8>,
@@ -58,7 +61,8 @@ impl<'a> Session<'a> {
                 Endpoint::Tls(Box::new(StreamOwned::new(connection, socket)))
             }
         };
-        Ok(Self { daemon: &mut stage.daemon, client, endpoint, buffer: Vec::new() })
+        let daemon = stage.is_recorded.then_some(&mut stage.daemon);
+        Ok(Self { daemon, client, endpoint, buffer: Vec::new() })
     }
 
     /// From the client to the endpoint.
@@ -77,13 +81,13 @@ impl<'a> Session<'a> {
         arrived.map_err(|error| failed("the endpoint's bytes", &error))
     }
 
-    /// The client ends, then the endpoint; both see the other's end, and the daemon is idle.
+    /// The client ends, then the endpoint; both see the other's end, and the daemon is idle, or all but idle without a record.
     pub(crate) fn end(mut self) -> io::Result<()> {
         self.client.shutdown(Shutdown::Write)?;
         self.expect_end(|session, buffer| session.endpoint.stream().read(buffer), "the client's end")?;
         self.endpoint.finish()?;
         self.expect_end(|session, buffer| session.client.read(buffer), "the endpoint's end")?;
-        self.daemon.wait_for_record()
+        self.daemon.map_or(Ok(()), Daemon::wait_for_record)
     }
 
     fn expect_end(

@@ -78,9 +78,14 @@ fn play(scenario: &Scenario, command: Command, units: u32) -> Result<(), Failure
     let folder = tempfile::tempdir()?;
     let tls = scenario.is_mtls.then(|| pki::write(folder.path())).transpose()?;
     let endpoint = Stage::listen()?;
-    let place = Place { folder: folder.path(), endpoint: endpoint.local_addr()?, is_mtls: scenario.is_mtls };
+    let place = Place {
+        folder: folder.path(),
+        endpoint: endpoint.local_addr()?,
+        is_mtls: scenario.is_mtls,
+        access: scenario.access,
+    };
     let daemon = Daemon::start(command, &place)?;
-    let mut stage = Stage { daemon, endpoint, tls };
+    let mut stage = Stage { daemon, endpoint, tls, is_recorded: scenario.is_recorded() };
     scenario.play(&mut stage, units).map_err(|error| format!("{}: {error}", scenario.name))?;
     stage.daemon.stop()
 }

@@ -12,6 +12,8 @@ use crate::load::{Session, Stage};
 #[derive(Debug)]
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
+    /// What of the access log: `log.access`.
+    pub(crate) access: &'static str,
     /// Whether the endpoint speaks TLS and asks for a client certificate.
     pub(crate) is_mtls: bool,
     /// The subtracted run has this many units, the other one twice as many.
@@ -23,7 +25,7 @@ pub(crate) struct Scenario {
 enum Work {
     /// A message there and back, on one session.
     RoundTrip { bytes: usize },
-    /// A session from connect to both ends and its record in the log, with a byte each way.
+    /// A session from connect to both ends and its record in the log, if it leaves one, with a byte each way.
     Connect,
 }
 
@@ -35,20 +37,44 @@ enum Work {
 /// choose the same code.
 pub(crate) const TOLERANCE: u32 = 5;
 
+/// A record of every session.
+const ALL: &str = "true";
+/// What it costs that a session might leave a record.
+const SAMPLED: &str = "{ sample: 0 }";
+
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "round_trip_64b", is_mtls: false, units: 2000, work: Work::RoundTrip { bytes: 64 } },
+    Scenario {
+        name: "round_trip_64b",
+        access: ALL,
+        is_mtls: false,
+        units: 2000,
+        work: Work::RoundTrip { bytes: 64 },
+    },
     Scenario {
         name: "round_trip_16kib",
+        access: ALL,
         is_mtls: false,
         units: 2000,
         work: Work::RoundTrip { bytes: 16 * 1024 },
     },
-    Scenario { name: "connect", is_mtls: false, units: 400, work: Work::Connect },
-    Scenario { name: "mtls_round_trip_64b", is_mtls: true, units: 6000, work: Work::RoundTrip { bytes: 64 } },
-    Scenario { name: "mtls_connect", is_mtls: true, units: 50, work: Work::Connect },
+    Scenario { name: "connect", access: ALL, is_mtls: false, units: 400, work: Work::Connect },
+    Scenario { name: "connect_sampled", access: SAMPLED, is_mtls: false, units: 400, work: Work::Connect },
+    Scenario {
+        name: "mtls_round_trip_64b",
+        access: ALL,
+        is_mtls: true,
+        units: 6000,
+        work: Work::RoundTrip { bytes: 64 },
+    },
+    Scenario { name: "mtls_connect", access: ALL, is_mtls: true, units: 50, work: Work::Connect },
 ];
 
 impl Scenario {
+    /// Whether each session leaves a record.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.access == ALL
+    }
+
     /// Does `units` units of work.
     pub(crate) fn play(&self, stage: &mut Stage, units: u32) -> io::Result<()> {
         match self.work {

@@ -7,6 +7,7 @@
 
 mod event_layer;
 mod journal;
+mod json;
 mod output;
 mod queue;
 mod timestamp;
@@ -24,10 +25,11 @@ use crate::sync::{Mutex, MutexGuard};
 
 use event_layer::EventLayer;
 pub(crate) use journal::JournalEntry;
+pub(crate) use json::{JsonValue, append_members, append_object, append_pairs, append_serialized};
 use output::Sink;
 pub(crate) use output::accepts;
 use queue::LineQueue;
-pub(crate) use timestamp::timestamp;
+pub(crate) use timestamp::{append_timestamp, timestamp};
 
 /// Outputs and level of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]

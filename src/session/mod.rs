@@ -4,6 +4,7 @@
 //! is written.
 
 mod access;
+mod access_fields;
 mod admission;
 mod connect;
 mod counters;
