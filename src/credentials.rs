@@ -25,7 +25,7 @@ use crate::metrics::{CredentialMetrics, Timestamp};
 use crate::name::ClusterName;
 use crate::protocol::SecretKind;
 use crate::sync::{Mutex, MutexGuard};
-use crate::tls::{CredentialRole, Identity, IdentitySource, Originator, WeakOriginator};
+use crate::tls::{CredentialFiles, CredentialRole, Identity, IdentitySource, Originator, WeakOriginator};
 use crate::watch::Watch;
 
 pub(crate) use agent::fetch;
@@ -294,7 +294,7 @@ impl Credentials {
             let users = known.users.iter().filter_map(|user| user.originator.upgrade());
             for originator in users.filter(|user| user.trust().files().next().is_none()) {
                 // Only trust without files of its own comes from the agent alone. Trust with files is read again below.
-                let _ = originator.trust().refresh();
+                let _ = originator.trust().refresh(&CredentialFiles::default());
             }
             known.publish();
             drop(known);
@@ -373,13 +373,15 @@ impl CredentialSource {
         }
     }
 
-    /// Reads the files, which may block.
-    fn refresh(&self) -> Result<Refreshed, String> {
+    /// Looks at the files, which may block, unless this round has read them already.
+    fn refresh(&self, files: &CredentialFiles) -> Result<Refreshed, String> {
         let is_new = match self {
-            Self::Identity(identity) => identity.refresh().map_err(|error| error.to_string())?,
-            Self::Trust(_, originator) => originator.trust().refresh().map_err(|error| error.to_string())?,
+            Self::Identity(identity) => identity.refresh(files).map_err(|error| error.to_string())?,
+            Self::Trust(_, originator) => {
+                originator.trust().refresh(files).map_err(|error| error.to_string())?
+            }
         };
-        Ok(Refreshed { is_new, warning: is_new.then(|| self.warning()).flatten() })
+        Ok(Refreshed { is_new, warning: is_new.then(|| self.warning(files)).flatten() })
     }
 
     /// Whether an agent provides it, and no file.
@@ -391,9 +393,9 @@ impl CredentialSource {
     }
 
     /// A fault of its files that does not prevent their use.
-    fn warning(&self) -> Option<String> {
+    fn warning(&self, files: &CredentialFiles) -> Option<String> {
         match self {
-            Self::Identity(identity) => identity.exposure(),
+            Self::Identity(identity) => identity.exposure(files),
             Self::Trust(..) => None,
         }
     }

@@ -13,7 +13,7 @@ use crate::dial::{DialRecord, examine_endpoint, late_rejection, probe, sign_in_o
 use crate::discovery::{self, DiscoveryServices};
 use crate::escape::escaped;
 use crate::listener;
-use crate::tls::{self, IdentityChoice, UNCERTIFIED};
+use crate::tls::{self, CredentialFiles, IdentityChoice, UNCERTIFIED};
 use crate::workers;
 
 #[derive(Debug, clap::Args)]
@@ -116,7 +116,7 @@ async fn fetch_identities(cluster: &Arc<Cluster>) -> bool {
         }
     }
     // Trust that comes from an agent has to be loaded after its certificates.
-    let _ = tls.map(|tls| tls.trust().refresh());
+    let _ = tls.map(|tls| tls.trust().refresh(&CredentialFiles::default()));
     all
 }
 

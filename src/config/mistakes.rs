@@ -132,10 +132,21 @@ const STEP_MAX: usize = 128;
 impl SourceLocation {
     /// The place of a key, or of an index such as `[1]`, below this one.
     pub(super) fn below(&self, step: &str, position: Position) -> Self {
-        let dot = if self.path.is_empty() || step.starts_with('[') { "" } else { "." };
-        let shown: String = step.chars().take(STEP_MAX).map(printable).collect();
-        let more = if step.chars().nth(STEP_MAX).is_some() { "…" } else { "" };
-        Self { position, path: format!("{}{dot}{shown}{more}", self.path) }
+        let mut path = String::with_capacity(self.path.len() + 1 + step.len());
+        path.push_str(&self.path);
+        if !path.is_empty() && !step.starts_with('[') {
+            path.push('.');
+        }
+        // Nearly every step; a file has tens of thousands.
+        if step.len() <= STEP_MAX && step.bytes().all(|byte| byte.is_ascii_graphic()) {
+            path.push_str(step);
+        } else {
+            path.extend(step.chars().take(STEP_MAX).map(printable));
+            if step.chars().nth(STEP_MAX).is_some() {
+                path.push('…');
+            }
+        }
+        Self { position, path }
     }
 }
 
@@ -362,6 +373,17 @@ mod tests {
         ] {
             assert_eq!(extent(text), expected.chars().count(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_path_is_made_of_its_steps() {
+        let of =
+            |steps: &[&str]| steps.iter().fold(at(1, 1, ""), |at, step| at.below(step, at.position)).path;
+        assert_eq!(of(&["clusters", "a.b", "endpoints", "[3]"]), "clusters.a.b.endpoints[3]");
+        assert_eq!(of(&["a", "ü\u{7} "]), "a.ü\u{fffd} ");
+        let long = "k".repeat(STEP_MAX);
+        assert_eq!(of(&[&long]), long);
+        assert_eq!(of(&[&format!("{long}k")]), format!("{long}…"));
     }
 
     #[test]

@@ -92,12 +92,6 @@ impl Config {
         FileAccess::of(self, &process_environment)
     }
 
-    /// The cluster of one of its listeners, the first if there are several.
-    #[must_use]
-    pub fn cluster_of(&self, listener: &listener::Settings) -> Option<&cluster::Settings> {
-        self.clusters.iter().find(|cluster| Some(&cluster.name) == listener.clusters.first())
-    }
-
     /// Reads only the section `admin`. The rest of the file need not be right or readable, nor its variables
     /// set in our environment: a command may run as another user than the daemon.
     ///
@@ -126,6 +120,7 @@ impl Config {
             environment,
             file_access: None,
             is_confined: false,
+            host: resolve::HostView::default(),
             findings: &mut findings,
         }
         .admin_alone(&root);
@@ -170,6 +165,7 @@ impl Config {
             environment,
             file_access,
             is_confined: false,
+            host: resolve::HostView::default(),
             findings: &mut findings,
         }
         .config(&root);

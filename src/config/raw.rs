@@ -53,24 +53,28 @@ impl DocumentReader<'_> {
         pairs: &[(DocumentKey, Node)],
         at: SourceLocation,
     ) -> Section {
-        let mut fields = Vec::new();
+        let mut given: Vec<Option<Field>> = spec.keys.iter().map(|_| None).collect();
         for (name, key_at, node) in self.unique(pairs, &at) {
-            match spec.key(&name) {
+            match spec.keys.iter().zip(&mut given).find(|(key, _)| key.name == name) {
                 None => {
                     let advice = synonyms::advice(&name, spec);
                     self.findings.mistake(&key_at, format!("unknown key {}{advice}", quoted(&name)));
                 }
-                Some(key) => {
-                    let at = SourceLocation { position: position_of(node), ..key_at.clone() };
-                    let datum = self.value(&key.kind, node, &at, key_at.position);
-                    fields.push(Field { name: key.name, position: Some(at.position), datum });
+                Some((key, field)) => {
+                    let (position, key_at) =
+                        (key_at.position, SourceLocation { position: position_of(node), ..key_at });
+                    let datum = self.value(&key.kind, node, &key_at, position);
+                    *field = Some(Field { name: key.name, position: Some(key_at.position), datum });
                 }
             }
         }
-        for key in spec.keys.iter().filter(|key| !pairs.iter().any(|(name, _)| name_of(name) == key.name)) {
-            let datum = self.default_of(key, &at);
-            fields.push(Field { name: key.name, position: None, datum });
-        }
+        let mut default = |key: &'static KeySpec| Field {
+            name: key.name,
+            position: None,
+            datum: self.default_of(key, &at),
+        };
+        let all = spec.keys.iter().zip(given);
+        let fields = all.map(|(key, given)| given.unwrap_or_else(|| default(key))).collect();
         Section { at, fields }
     }
 
@@ -99,20 +103,20 @@ impl DocumentReader<'_> {
 
     /// The default of a key that the file does not have.
     fn default_of(&mut self, key: &'static KeySpec, section: &SourceLocation) -> Option<Datum> {
-        let at = section.below(key.name, section.position);
+        let at = || section.below(key.name, section.position);
         match (key.presence, &key.kind) {
             (Presence::Optional, _) => None,
             (Presence::Required, kind) => {
                 let message = format!("`{}` is missing: {}", key.name, kind.expected());
-                self.findings.mistake(&at, message);
+                self.findings.mistake(&at(), message);
                 None
             }
             (Presence::Default(_), ValueKind::Section(spec)) => {
-                Some(Datum::Section(self.section(spec, &[], at)))
+                Some(Datum::Section(self.section(spec, &[], at())))
             }
             (Presence::Default(text), kind) => {
                 let default = Scalar::Substituted(Cow::Borrowed(text));
-                self.scalar(kind, &default, &at)
+                default.read(kind).map_err(|reason| self.findings.mistake(&at(), reason)).ok()
             }
         }
     }

@@ -12,6 +12,7 @@ mod cluster;
 mod digest;
 mod endpoint;
 mod health_check;
+mod host_view;
 mod identity;
 mod listener;
 mod log;
@@ -29,8 +30,8 @@ use super::suggest::did_you_mean;
 use super::{Config, FileAccess, Shutdown};
 use crate::admin::ConfigId;
 use crate::name::ClusterName;
-use crate::sys::Folder;
 use claimed_addresses::ClaimedAddresses;
+pub(super) use host_view::HostView;
 
 /// The clusters without mistakes.
 type ClustersByName<'a> = BTreeMap<&'a ClusterName, &'a crate::cluster::Settings>;
@@ -42,6 +43,7 @@ pub(super) struct SettingsBuilder<'a> {
     pub(super) file_access: Option<&'a FileAccess>,
     /// Whether the process is or will be restricted.
     pub(super) is_confined: bool,
+    pub(super) host: HostView,
     pub(super) findings: &'a mut Findings,
 }
 
@@ -52,7 +54,7 @@ impl SettingsBuilder<'_> {
         let clusters: Vec<_> = root
             .names("clusters")
             .iter()
-            .map(|(name, section)| self.cluster(root, name, section, &mut identities))
+            .map(|(name, section)| self.cluster(name, section, &mut identities))
             .collect();
         self.warn_of_unused_identities(&identities);
 
@@ -139,7 +141,7 @@ impl SettingsBuilder<'_> {
             self.findings.mistake(at, message);
             return None;
         }
-        if self.file_access.is_some_and(|file_access| !file_access.may_read(&path)) {
+        if self.file_access.is_some_and(|file_access| !self.host.may_read(file_access, &path)) {
             self.inaccessible(at, "read files there", path.parent());
             return None;
         }
@@ -148,7 +150,7 @@ impl SettingsBuilder<'_> {
 
     /// Reports a mistake if no socket may be made at that path.
     fn require_bindable(&mut self, path: &Path, at: &SourceLocation) -> Option<()> {
-        if self.file_access.is_some_and(|file_access| !file_access.may_bind(path)) {
+        if self.file_access.is_some_and(|file_access| !self.host.may_bind(file_access, path)) {
             self.inaccessible(at, "make sockets there", path.parent());
             return None;
         }
@@ -178,7 +180,7 @@ impl SettingsBuilder<'_> {
 
     /// Warns where others could put a file of theirs in place of ours.
     fn warn_of_open_folder(&mut self, path: &Path, at: &SourceLocation) {
-        if let Some(mode) = Folder::of(path).ok().and_then(|folder| folder.open_to_others()) {
+        if let Some(mode) = self.host.open_to_others(path) {
             let folder = path.parent().unwrap_or_else(|| Path::new(".")).display();
             let message = format!(
                 "other users may write in {folder} (mode {mode:04o}) and could replace this path: give it a \

@@ -1,19 +1,25 @@
 //! Reading the files of a credential on a thread, for a bounded time: a file system may hang.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::CredentialSource;
 use crate::alarm;
 use crate::blocking::{BlockingTask, Panicked};
 use crate::clock;
+use crate::tls::CredentialFiles;
 use crate::watch::FileEvent;
 
 /// Credentials whose reading hangs, with the thread that reads. They are not read a second time meanwhile.
 #[derive(Default)]
 pub(super) struct StalledReads {
-    readings: Vec<(CredentialSource, BlockingTask<Result<Refreshed, String>>)>,
+    readings: Vec<(Vec<CredentialSource>, Reading)>,
     given_up: usize,
 }
+
+/// Reading the files of several credentials that have the same, once for all.
+type Reading = BlockingTask<Vec<Result<Refreshed, String>>>;
 
 /// A file that is read behind one that hangs gets at least so long.
 const PATIENCE_LEAST: Duration = Duration::from_millis(200);
@@ -34,58 +40,85 @@ impl StalledReads {
     }
 
     /// Reads the files of all these again, in turn, and tells `each` of each; of one whose earlier reading still hangs there is no
-    /// other. Those behind one that hangs are read on another thread.
+    /// other. Those behind one that hangs are read on another thread. Credentials with the same files are read together, because
+    /// to wake two threads for each costs more than the reading.
     pub(super) async fn refresh_all(
         &mut self,
         parts: &[CredentialSource],
         until: Instant,
         mut each: impl FnMut(&CredentialSource, Result<Refreshed, String>),
     ) {
-        let (hung, mut rest): (Vec<_>, Vec<_>) =
-            parts.iter().partition(|part| self.readings.iter().any(|(hung, _)| hung.is_same(part)));
-        for part in hung {
-            let Some(position) = self.readings.iter().position(|(hung, _)| hung.is_same(part)) else {
-                continue;
-            };
-            let reading = self.readings.swap_remove(position).1;
-            // It gets no more time.
-            each(part, self.result(part, reading, clock::now()).await);
+        let (hung, rest): (Vec<_>, Vec<_>) = parts.iter().partition(|part| self.reads(part));
+        // They get no more time.
+        for (group, reading) in self.take_readings(&hung) {
+            self.tell(group, reading, clock::now(), &mut |part, result| {
+                if hung.iter().any(|hung| hung.is_same(part)) {
+                    each(part, result);
+                }
+            })
+            .await;
         }
+        let mut groups: BTreeMap<Vec<PathBuf>, Vec<CredentialSource>> = BTreeMap::new();
+        rest.into_iter().for_each(|part| groups.entry(part.files()).or_default().push(part.clone()));
+        let mut rest: VecDeque<_> = groups.into_values().collect();
         while !rest.is_empty() {
-            let works = rest.iter().map(|part| (*part).clone()).map(|part| move || part.refresh());
+            let works = rest.iter().cloned().map(|group| {
+                move || {
+                    let files = CredentialFiles::default();
+                    group.iter().map(|part| part.refresh(&files)).collect()
+                }
+            });
             let readings = match BlockingTask::begin_in_turn(works) {
                 Ok(readings) => readings,
-                Err(error) => return rest.iter().for_each(|part| each(part, Err(error.to_string()))),
+                Err(error) => {
+                    return rest.iter().flatten().for_each(|part| each(part, Err(error.to_string())));
+                }
             };
-            let mut done = 0;
-            for (part, reading) in rest.iter().zip(readings) {
+            for reading in readings {
+                let Some(group) = rest.pop_front() else { return };
                 let until = until.max(clock::now() + PATIENCE_LEAST);
-                let result = self.result(part, reading, until).await;
-                let goes_on = !matches!(&result, Err(reason) if reason == HANGS || reason == PANICKED);
-                each(part, result);
-                done += 1;
-                if !goes_on {
+                if !self.tell(group, reading, until, &mut each).await {
+                    // Its thread does not come to those behind.
                     break;
                 }
             }
-            rest.drain(..done);
         }
     }
 
-    async fn result(
+    fn reads(&self, part: &CredentialSource) -> bool {
+        self.readings.iter().flat_map(|(group, _)| group).any(|hung| hung.is_same(part))
+    }
+
+    /// Takes out the readings of any of these.
+    fn take_readings(&mut self, parts: &[&CredentialSource]) -> Vec<(Vec<CredentialSource>, Reading)> {
+        let (taken, kept) = std::mem::take(&mut self.readings)
+            .into_iter()
+            .partition(|(group, _)| group.iter().any(|one| parts.iter().any(|part| part.is_same(one))));
+        self.readings = kept;
+        taken
+    }
+
+    /// Tells `each` of the results, and whether there are any; the reading of files that hang goes on.
+    async fn tell(
         &mut self,
-        part: &CredentialSource,
-        mut reading: BlockingTask<Result<Refreshed, String>>,
+        group: Vec<CredentialSource>,
+        mut reading: Reading,
         until: Instant,
-    ) -> Result<Refreshed, String> {
-        match alarm::timeout_at(until, reading.join()).await {
-            Ok(Ok(refreshed)) => refreshed,
-            Ok(Err(Panicked)) => Err(PANICKED.into()),
-            Err(_) => {
-                self.readings.push((part.clone(), reading));
-                Err(HANGS.into())
+        each: &mut impl FnMut(&CredentialSource, Result<Refreshed, String>),
+    ) -> bool {
+        let failed = match alarm::timeout_at(until, reading.join()).await {
+            Ok(Ok(results)) => {
+                group.iter().zip(results).for_each(|(part, result)| each(part, result));
+                return true;
             }
+            Ok(Err(Panicked)) => PANICKED,
+            Err(_) => HANGS,
+        };
+        group.iter().for_each(|part| each(part, Err(failed.into())));
+        if failed == HANGS {
+            self.readings.push((group, reading));
         }
+        false
     }
 
     /// Returns when a hanging reading has finished.

@@ -1,6 +1,7 @@
 //! The sockets of a configuration: open ones are kept where the new configuration has the same address, and new ones
 //! are bound before any is dropped.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -43,7 +44,8 @@ pub(super) struct BoundSockets {
 /// All sockets that are open.
 #[derive(Default)]
 pub(super) struct AvailableSockets {
-    pub(super) listeners: Vec<(ListenerName, BoundSocket)>,
+    /// In the order of the configuration in force, in which most are taken.
+    pub(super) listeners: VecDeque<(ListenerName, BoundSocket)>,
     pub(super) admin: Option<BoundSocket>,
     pub(super) control: Option<BoundSocket>,
 }
@@ -60,8 +62,12 @@ impl BoundSockets {
         let mut errors = Vec::new();
         let registering = worker.handle().enter();
         let mut listeners = Vec::new();
+        let options: BTreeMap<_, _> =
+            config.clusters.iter().map(|cluster| (&cluster.name, cluster.socket)).collect();
         for listener in &config.listeners {
-            let options = config.cluster_of(listener).map_or(Options::NONE, |cluster| cluster.socket);
+            // Of the first cluster, if there are several.
+            let first = listener.clusters.first().and_then(|name| options.get(name));
+            let options = first.copied().unwrap_or(Options::NONE);
             let mut bound = Vec::new();
             let role = Role::Listener(listener.name.to_string());
             for bind in &listener.binds {
@@ -106,7 +112,7 @@ impl AvailableSockets {
         while taken.len() < most
             && let Some(position) = self.listeners.iter().position(is_for)
         {
-            let (_, bound) = self.listeners.remove(position);
+            let Some((_, bound)) = self.listeners.remove(position) else { break };
             taken.push(BoundSocket { bind: bind.clone(), ..bound });
         }
         taken

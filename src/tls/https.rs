@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use super::{
-    HandshakeError, Identities, MinVersion, Originator, PeerVerification, Roots, Settings, SetupError,
-    TlsStart, Verify,
+    CredentialFiles, HandshakeError, Identities, MinVersion, Originator, PeerVerification, Roots, Settings,
+    SetupError, TlsStart, Verify,
 };
 
 /// rustls' configuration for a request to a server that these CAs have certified. It reads the CAs, which may block.
@@ -21,14 +21,15 @@ pub(crate) fn https_config(roots: Roots) -> Result<Arc<ClientConfig>, SetupError
         crls: Vec::new(),
         extra_checks: super::ExtraChecks::default(),
     };
-    let originator = Originator::new(&Settings {
+    let settings = Settings {
         terms: Some(terms),
         identities: Identities::default(),
         server_name: None,
         alpn: vec!["http/1.1".into()],
         min_version: MinVersion::Tls12,
         start: TlsStart::Direct,
-    })?;
+    };
+    let originator = Originator::new(&settings, &CredentialFiles::default())?;
     let shared = &originator.0;
     let config = shared.client_config(None, &shared.trust.current(), Arc::default(), false);
     config.map(Arc::new).map_err(SetupError::Versions)

@@ -6,10 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::num::NonZeroU32;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,6 +22,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
+use super::credential_files::{CredentialFiles, secret_text, text, unreadable};
 use super::pem_file::{ExpectedContent, explain_mismatch};
 use super::refusal::describe;
 use super::shared_content::SharedContent;
@@ -138,9 +136,13 @@ impl Identity {
     ///
     /// # Errors
     /// Which file, and why; see [`IdentityError`].
-    pub fn load(name: IdentityName, source: IdentitySource) -> Result<Self, IdentityError> {
+    pub fn load(
+        name: IdentityName,
+        source: IdentitySource,
+        files: &CredentialFiles,
+    ) -> Result<Self, IdentityError> {
         let current = match &source {
-            IdentitySource::Files { cert, key } => Some(CertifiedPair::read(cert, key)?),
+            IdentitySource::Files { cert, key } => Some(CertifiedPair::read(cert, key, files)?),
             IdentitySource::Spiffe(_) => None,
         };
         Ok(Self { name, source, current: ArcSwapOption::new(current) })
@@ -172,11 +174,11 @@ impl Identity {
     ///
     /// # Errors
     /// As [`Identity::load`]; the previous content stays in use.
-    pub fn refresh(&self) -> Result<bool, IdentityError> {
+    pub fn refresh(&self, files: &CredentialFiles) -> Result<bool, IdentityError> {
         match &self.source {
             IdentitySource::Files { cert, key } => {
                 let before = self.pair();
-                Ok(self.replace(&before, CertifiedPair::read(cert, key)?))
+                Ok(self.replace(&before, CertifiedPair::read(cert, key, files)?))
             }
             IdentitySource::Spiffe(_) => Ok(false),
         }
@@ -195,7 +197,10 @@ impl Identity {
     /// `before`: the content when the reading began. If another reading has replaced it since, this one is outdated: it hung, and
     /// was given up.
     fn replace(&self, before: &Option<Arc<CertifiedPair>>, pair: Arc<CertifiedPair>) -> bool {
-        if before.as_ref().is_some_and(|old| old.chain == pair.chain && old.bundles == pair.bundles) {
+        let is_same = |old: &Arc<CertifiedPair>| {
+            Arc::ptr_eq(old, &pair) || (old.chain == pair.chain && old.bundles == pair.bundles)
+        };
+        if before.as_ref().is_some_and(is_same) {
             return false;
         }
         let found = self.current.compare_and_swap(before, Some(pair));
@@ -216,10 +221,10 @@ impl Identity {
 
     /// A warning where users other than the key's owner and group may access the key.
     #[must_use]
-    pub fn exposure(&self) -> Option<String> {
+    pub fn exposure(&self, files: &CredentialFiles) -> Option<String> {
         const OTHERS: u32 = 0o007;
         let IdentitySource::Files { key, .. } = &self.source else { return None };
-        let mode = std::fs::metadata(key).ok()?.permissions().mode() & 0o777;
+        let mode = files.mode(key)?;
         let words = "everybody on this host may read the key: chmod 0600, or 0640 with a group of its own";
         (mode & OTHERS != 0).then(|| format!("{} has mode {mode:04o}; {words}", key.display()))
     }
@@ -242,19 +247,19 @@ impl Identity {
 }
 
 impl CertifiedPair {
-    fn read(cert: &Path, key: &Path) -> Result<Arc<Self>, IdentityError> {
+    fn read(cert: &Path, key: &Path, files: &CredentialFiles) -> Result<Arc<Self>, IdentityError> {
         static SHARED: SharedContent<CertifiedPair> = SharedContent::new();
-        let chain_text = text(cert).map_err(IdentityError::Cert)?;
-        let key_text = secret_text(key);
+        let chain_text = files.text(cert).map_err(IdentityError::Cert)?;
+        let key_text = files.secret(key);
         let mut content = Digester::default();
-        content.add(&chain_text);
-        content.add(key_text.as_ref().map(|text| text.as_slice()).unwrap_or_default());
+        content.add(chain_text.digest().as_ref());
+        content.add(key_text.as_ref().map(|text| text.digest().as_ref()).unwrap_or_default());
         SHARED.of(content.digest(), || {
-            let chain = certificates_of(cert, &chain_text).map_err(IdentityError::Cert)?;
+            let chain = certificates_of(cert, chain_text.bytes()).map_err(IdentityError::Cert)?;
             // An invalid certificate is reported before the key is.
             not_after(&chain[0]).map_err(IdentityError::Cert)?;
             let key_text = key_text.as_ref().map_err(|reason| IdentityError::Key(reason.clone()))?;
-            let key = private_key_of(key, key_text).map_err(IdentityError::Key)?;
+            let key = private_key_of(key, key_text.bytes()).map_err(IdentityError::Key)?;
             Self::new(chain, &key)
         })
     }
@@ -322,33 +327,9 @@ pub(super) fn certificates_of(path: &Path, text: &[u8]) -> Result<Vec<Certificat
     Ok(certificates)
 }
 
-/// Reads a file that is not secret, of at most 64 MiB.
-///
-/// # Errors
-/// In words.
-pub(super) fn text(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    const LARGEST: u64 = 64 * 1024 * 1024;
-    let mut bytes = Zeroizing::new(Vec::new());
-    let read = File::open(path).and_then(|file| {
-        // The file may have a key as well, so the buffer must not be reallocated, unless the file grows meanwhile.
-        let size = file.metadata().map_or(0, |metadata| metadata.len()).min(LARGEST);
-        bytes.reserve_exact(usize::try_from(size).unwrap_or_default() + 1);
-        file.take(LARGEST + 1).read_to_end(&mut bytes)
-    });
-    match read {
-        Ok(length) if u64::try_from(length).is_ok_and(|length| length <= LARGEST) => Ok(bytes),
-        Ok(_) => Err(format!("{} is larger than 64 MiB", path.display())),
-        Err(error) => Err(unreadable(path, &pem::Error::Io(error))),
-    }
-}
-
 /// The file's text and the key are overwritten when they are dropped; the library has a copy of its own.
 pub(crate) fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
     private_key_of(path, &secret_text(path)?)
-}
-
-fn secret_text(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    secret(path).map_err(|error| unreadable(path, &pem::Error::Io(error)))
 }
 
 fn private_key_of(path: &Path, text: &[u8]) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
@@ -361,38 +342,6 @@ fn private_key_of(path: &Path, text: &[u8]) -> Result<Zeroizing<PrivateKeyDer<'s
                 unreadable(path, &error)
             }
         })),
-    }
-}
-
-/// Reads a file into memory that is never reallocated, because that would leave a copy behind.
-///
-/// # Errors
-/// The file system's, or `EFBIG` for one of 256 KiB or more.
-pub(crate) fn secret(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    /// Larger than any key file.
-    const LARGEST: usize = 256 * 1024;
-    let file = File::open(path)?;
-    // All of it is overwritten in the end, so it is as large as the file; a pipe has no size.
-    let size = usize::try_from(file.metadata()?.len()).unwrap_or(LARGEST);
-    let capacity = if size == 0 { LARGEST } else { LARGEST.min(size + 1) };
-    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
-    let most = u64::try_from(capacity).unwrap_or(u64::MAX);
-    // Reads to the end of the file but not beyond the capacity, which would make the vector grow.
-    file.take(most).read_to_end(&mut bytes)?;
-    if bytes.len() == LARGEST {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than 256 KiB"));
-    }
-    if bytes.len() == capacity {
-        return Err(io::Error::new(io::ErrorKind::Interrupted, "grew while it was read"));
-    }
-    Ok(bytes)
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
-pub(super) fn unreadable(path: &Path, error: &pem::Error) -> String {
-    match error {
-        pem::Error::Io(error) => format!("cannot read {}: {error}", path.display()),
-        error => format!("{} is not valid PEM: {error}", path.display()),
     }
 }
 
@@ -425,15 +374,19 @@ mod tests {
         let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
         write(&cert, &key);
         let source = IdentitySource::Files { cert: cert.clone(), key: key.clone() };
-        let identity = Identity::load(IdentityName::from("app"), source).unwrap();
+        let identity =
+            Identity::load(IdentityName::from("app"), source, &CredentialFiles::default()).unwrap();
         let before = identity.pair();
         write(&cert, &key);
-        let overtaken = CertifiedPair::read(&cert, &key).unwrap();
+        let overtaken = CertifiedPair::read(&cert, &key, &CredentialFiles::default()).unwrap();
         write(&cert, &key);
-        assert!(identity.refresh().unwrap());
+        assert!(identity.refresh(&CredentialFiles::default()).unwrap());
         let current = identity.generation();
         assert!(!identity.replace(&before, overtaken), "it began before");
         assert_eq!(identity.generation(), current);
-        assert!(!identity.refresh().unwrap(), "what is in the files is what is in use");
+        assert!(
+            !identity.refresh(&CredentialFiles::default()).unwrap(),
+            "what is in the files is what is in use"
+        );
     }
 }

@@ -8,6 +8,7 @@
 mod chain;
 mod channel_binding;
 mod constraints;
+mod credential_files;
 mod endpoint;
 mod extra_checks;
 mod federation;
@@ -37,6 +38,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, SupportedProtocolVersion};
 
+pub(crate) use credential_files::{CredentialFiles, secret as read_secret};
 pub(crate) use endpoint::{CredentialGenerations, EndpointOriginator, HandshakeInfo, HandshakeOptions};
 pub(crate) use extra_checks::{ExtraChecks, Pin};
 pub(crate) use https::{https_config, https_failure};
@@ -44,9 +46,7 @@ pub(crate) use identities::{Identities, IdentityChoice, NoIdentity};
 pub(crate) use identity::{
     Bundles, Generation, Identity, IdentityError, IdentitySource, Issued, NoCertificate,
 };
-pub(crate) use identity::{
-    certificates as read_certificates, private_key as read_private_key, secret as read_secret,
-};
+pub(crate) use identity::{certificates as read_certificates, private_key as read_private_key};
 pub(crate) use key_usage::{KeyLimit, KeyLimitDue};
 pub(crate) use stream::{LastFlight, Stream};
 pub(crate) use verify::{
@@ -178,13 +178,13 @@ impl Originator {
     ///
     /// # Errors
     /// A file that cannot be read or used.
-    pub fn new(settings: &Settings) -> Result<Self, SetupError> {
+    pub fn new(settings: &Settings, files: &CredentialFiles) -> Result<Self, SetupError> {
         let provider = Arc::clone(provider());
         // AWS-LC gathers entropy for its first random bytes, some 30 ms of work; the first handshake would stall all
         // sessions of its worker for that long.
         let _ = provider.secure_random.fill(&mut [0]);
         let originator = Self(Arc::new(Shared {
-            trust: Trust::load(settings.terms.clone(), &provider)?,
+            trust: Trust::load(settings.terms.clone(), &provider, files)?,
             provider,
             identities: settings.identities.clone(),
             alpn: settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
@@ -193,10 +193,7 @@ impl Originator {
             start: settings.start,
             verifies: settings.terms.is_some(),
         }));
-        originator
-            .0
-            .client_config(None, &originator.trust().current(), Arc::default(), false)
-            .map_err(SetupError::Versions)?;
+        settings.min_version.check(&originator.0.provider).map_err(SetupError::Versions)?;
         Ok(originator)
     }
 
@@ -302,6 +299,12 @@ impl MinVersion {
             Self::Tls12 => rustls::ALL_VERSIONS,
             Self::Tls13 => TLS13_ONLY,
         }
+    }
+
+    /// Whether the provider supports the versions; a configuration is made of them at the first handshake.
+    fn check(self, provider: &Arc<CryptoProvider>) -> Result<(), rustls::Error> {
+        let builder = ClientConfig::builder_with_provider(Arc::clone(provider));
+        builder.with_protocol_versions(self.versions()).map(drop)
     }
 }
 

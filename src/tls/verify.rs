@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,12 +14,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::{Error, RootCertStore};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
-use zeroize::Zeroizing;
 
 use super::chain::{Chain, ChainChecks, may_issue};
+use super::credential_files::{CredentialFiles, FileText, unreadable};
 use super::extra_checks::ExtraChecks;
 use super::federation::{Federation, trust_domain};
-use super::identity::{Bundles, Generation, Identity, certificates_of, moment, not_after, text, unreadable};
+use super::identity::{Bundles, Generation, Identity, certificates_of, moment, not_after};
 use super::pem_file::{ExpectedContent, explain_mismatch};
 use super::pinned::Pinned;
 use super::shared_content::SharedContent;
@@ -145,8 +146,9 @@ impl Trust {
     pub(super) fn load(
         terms: Option<PeerVerification>,
         provider: &Arc<CryptoProvider>,
+        files: &CredentialFiles,
     ) -> Result<Self, TrustError> {
-        let current = ArcSwap::new(Trusted::read(terms.as_ref(), provider)?);
+        let current = ArcSwap::new(Trusted::read(terms.as_ref(), provider, files)?);
         Ok(Self { terms, provider: Arc::clone(provider), current })
     }
 
@@ -154,7 +156,7 @@ impl Trust {
     ///
     /// # Errors
     /// See [`TrustError`]; the previous content stays in use.
-    pub fn refresh(&self) -> Result<bool, TrustError> {
+    pub fn refresh(&self, files: &CredentialFiles) -> Result<bool, TrustError> {
         let never_changes = |terms: &PeerVerification| {
             terms.crls.is_empty() && matches!(terms.roots, Roots::System | Roots::WebPki | Roots::Nobody)
         };
@@ -162,7 +164,7 @@ impl Trust {
             return Ok(false);
         }
         let before = self.current();
-        let trusted = Trusted::read(self.terms.as_ref(), &self.provider)?;
+        let trusted = Trusted::read(self.terms.as_ref(), &self.provider, files)?;
         if Arc::ptr_eq(&before, &trusted) || before.held == trusted.held {
             return Ok(false);
         }
@@ -192,12 +194,13 @@ impl Trusted {
     fn read(
         terms: Option<&PeerVerification>,
         provider: &Arc<CryptoProvider>,
+        files: &CredentialFiles,
     ) -> Result<Arc<Self>, TrustError> {
         static SHARED: SharedContent<Trusted> = SharedContent::new();
         let Some(terms) = terms else {
             return Ok(Arc::new(Self::without_roots(Arc::new(AcceptAny), provider)));
         };
-        let files = TrustFiles::read(terms)?;
+        let files = TrustFiles::read(terms, files)?;
         match files.content(terms) {
             Some(content) => SHARED.of(content, || Self::of(terms, &files, provider)),
             None => Self::of(terms, &files, provider).map(Arc::new),
@@ -213,7 +216,7 @@ impl Trusted {
         let mut lists = Vec::new();
         let mut lists_end = Vec::new();
         for (path, text) in crls.iter().zip(&files.crls) {
-            let (more, until) = revocation_lists_of(path, text).map_err(TrustError::Crl)?;
+            let (more, until) = revocation_lists_of(path, text.bytes()).map_err(TrustError::Crl)?;
             lists.extend(more);
             lists_end.extend(until);
         }
@@ -301,8 +304,8 @@ type RevocationLists = (Vec<CertificateRevocationListDer<'static>>, Vec<SystemTi
 ///
 /// # Errors
 /// In words.
-pub(crate) fn revocation_lists(path: &Path) -> Result<RevocationLists, String> {
-    revocation_lists_of(path, &text(path)?)
+pub(crate) fn revocation_lists(path: &Path, files: &CredentialFiles) -> Result<RevocationLists, String> {
+    revocation_lists_of(path, files.text(path)?.bytes())
 }
 
 fn revocation_lists_of(path: &Path, text: &[u8]) -> Result<RevocationLists, String> {
@@ -334,8 +337,8 @@ impl Roots {
 /// The files that trust is made of, as they were read.
 struct TrustFiles {
     /// `None`: the CAs are not of a file.
-    roots: Option<Zeroizing<Vec<u8>>>,
-    crls: Vec<Zeroizing<Vec<u8>>>,
+    roots: Option<Rc<FileText>>,
+    crls: Vec<Rc<FileText>>,
     /// Those of the host's trust store, where they are asked for.
     system: Option<Arc<SystemCertificates>>,
 }
@@ -343,6 +346,7 @@ struct TrustFiles {
 /// The host's trust store, and what of it could not be read.
 struct SystemCertificates {
     certificates: Vec<CertificateDer<'static>>,
+    digest: Digest,
     errors: String,
 }
 
@@ -362,17 +366,19 @@ impl SystemCertificates {
         }
         let found = rustls_native_certs::load_native_certs();
         let errors = found.errors.iter().map(|error| format!("; {error}")).collect();
-        let read = Arc::new(Self { certificates: found.certs, errors });
+        let mut digester = Digester::default();
+        found.certs.iter().for_each(|certificate| digester.add(certificate));
+        let read = Arc::new(Self { certificates: found.certs, digest: digester.digest(), errors });
         *last = Some((now, Arc::clone(&read)));
         read
     }
 }
 
 impl TrustFiles {
-    fn read(terms: &PeerVerification) -> Result<Self, TrustError> {
-        let crls =
-            terms.crls.iter().map(|path| text(path)).collect::<Result<_, _>>().map_err(TrustError::Crl)?;
-        let roots = terms.roots.file().map(|path| text(path)).transpose().map_err(RootsError::File)?;
+    fn read(terms: &PeerVerification, files: &CredentialFiles) -> Result<Self, TrustError> {
+        let crls = terms.crls.iter().map(|path| files.text(path)).collect::<Result<_, _>>();
+        let crls = crls.map_err(TrustError::Crl)?;
+        let roots = terms.roots.file().map(|path| files.text(path)).transpose().map_err(RootsError::File)?;
         let system = matches!(terms.roots, Roots::System).then(SystemCertificates::read);
         Ok(Self { roots, crls, system })
     }
@@ -389,17 +395,17 @@ impl TrustFiles {
         };
         content.add(kind);
         content.add(format!("{:?} {:?}", terms.verify, terms.extra_checks).as_bytes());
-        content.add(self.roots.as_ref().map(|text| text.as_slice()).unwrap_or_default());
-        self.system.iter().flat_map(|system| &system.certificates).for_each(|one| content.add(one));
+        content.add(self.roots.as_ref().map(|text| text.digest().as_ref()).unwrap_or_default());
+        self.system.iter().for_each(|system| content.add(system.digest.as_ref()));
         content.add(b"crls");
-        self.crls.iter().for_each(|text| content.add(text));
+        self.crls.iter().for_each(|text| content.add(text.digest().as_ref()));
         Some(content.digest())
     }
 
     /// The certificates of the file, where there is one.
     fn named(&self, roots: &Roots) -> Result<Vec<CertificateDer<'static>>, RootsError> {
         let (Some(path), Some(text)) = (roots.file(), &self.roots) else { return Ok(Vec::new()) };
-        certificates_of(path, text).map_err(RootsError::File)
+        certificates_of(path, text.bytes()).map_err(RootsError::File)
     }
 
     /// The trust anchors, and the certificates of the file that they come from.

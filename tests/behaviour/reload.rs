@@ -243,6 +243,44 @@ fn certificates_are_read_again() {
     until("a client was served", || ambassador.connect().try_echo("with one that it knows").then_some(()));
 }
 
+/// Each cluster read the host's certificate, its key and its CA again, twice in a reload: most of what a reload with a
+/// thousand clusters cost.
+#[test]
+fn what_many_clusters_name_is_read_once() {
+    const CLUSTERS: usize = 60;
+    let pki = Pki::new();
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let (cert, key) = (place.path().join("client.pem"), place.path().join("client.key"));
+    let install = |leaf: &crate::harness::Leaf| {
+        for (from, to) in [(&leaf.cert, &cert), (&leaf.key, &key)] {
+            fs::copy(from, place.path().join("new")).expect("a copy");
+            fs::rename(place.path().join("new"), to).expect("a file");
+        }
+    };
+    install(&pki.client("before"));
+    let tls =
+        format!("tls: {{ ca: {}, cert: {}, key: {} }}", pki.ca().display(), cert.display(), key.display());
+    let config = (0..CLUSTERS).fold(Config::app(&["127.0.0.1:1"], ""), |config, number| {
+        config.cluster(&format!("c{number}"), &["127.0.0.1:1"], &tls)
+    });
+    let ambassador = Ambassador::start(&config);
+    let reads = || {
+        let io = fs::read_to_string(format!("/proc/{}/io", ambassador.pid())).expect("what it has read");
+        let calls = io.lines().find_map(|line| line.strip_prefix("syscr: ")).expect("the number of reads");
+        calls.parse::<usize>().expect("a number")
+    };
+    let before = reads();
+    install(&pki.client("after"));
+    reload(&ambassador, &config);
+    until("every cluster has the new certificate", || {
+        let lines = ambassador.lines();
+        let taken = lines.iter().filter(|line| line.contains("new connections use the new content")).count();
+        (taken == CLUSTERS).then_some(())
+    });
+    let reads = reads() - before;
+    assert!(reads < 3 * CLUSTERS, "{reads} reads, and {CLUSTERS} clusters name three files each");
+}
+
 #[test]
 fn what_a_reload_cannot_do_is_said() {
     let upstream = Upstream::plain(roles::echo);

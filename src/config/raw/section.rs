@@ -23,28 +23,36 @@ pub(in crate::config) enum Datum {
 }
 
 impl Datum {
-    fn each_value(&self, then: &mut dyn FnMut(&str)) {
+    /// Appends the value so that no two different ones look the same.
+    fn add_to(&self, bytes: &mut Vec<u8>) {
+        let sized = |bytes: &mut Vec<u8>, kind: u8, part: &[u8]| {
+            bytes.push(kind);
+            add_size(part.len(), bytes);
+            bytes.extend(part);
+        };
         match self {
-            Self::Text(text) => then(text),
-            Self::Bytes(bytes) => then(&format!("{bytes:?}")),
-            Self::Integer(value) => then(&value.to_string()),
-            Self::Ratio(value) => then(&value.to_string()),
-            Self::Boolean(value) => then(&value.to_string()),
-            Self::Duration(value) => then(&format!("{value:?}")),
+            Self::Text(text) => sized(bytes, b't', text.as_bytes()),
+            Self::Bytes(value) => sized(bytes, b'b', value),
+            Self::Integer(value) => sized(bytes, b'i', &value.to_le_bytes()),
+            Self::Ratio(value) => sized(bytes, b'r', &value.to_le_bytes()),
+            Self::Boolean(value) => sized(bytes, b'o', &[u8::from(*value)]),
+            Self::Duration(None) => sized(bytes, b'd', &[]),
+            Self::Duration(Some(value)) => sized(bytes, b'd', &value.as_nanos().to_le_bytes()),
             Self::List(items) => {
-                then(&items.len().to_string());
-                items.iter().filter_map(|item| item.datum.as_ref()).for_each(|datum| datum.each_value(then));
+                bytes.push(b'l');
+                add_size(items.len(), bytes);
+                items.iter().for_each(|item| add_value(item.datum.as_ref(), bytes));
             }
             Self::Section(section) => {
-                then("{");
-                section.each_value(then);
-                then("}");
+                bytes.push(b's');
+                section.add_to(bytes);
             }
             Self::Names(names) => {
-                then(&names.len().to_string());
+                bytes.push(b'n');
+                add_size(names.len(), bytes);
                 for (name, section) in names {
-                    then(name);
-                    section.each_value(then);
+                    sized(bytes, b't', name.as_bytes());
+                    section.add_to(bytes);
                 }
             }
         }
@@ -63,6 +71,17 @@ impl Datum {
             }
         }
     }
+}
+
+fn add_value(datum: Option<&Datum>, bytes: &mut Vec<u8>) {
+    match datum {
+        Some(datum) => datum.add_to(bytes),
+        None => bytes.push(0),
+    }
+}
+
+fn add_size(size: usize, bytes: &mut Vec<u8>) {
+    bytes.extend((size as u64).to_le_bytes());
 }
 
 /// An item of a list; without a datum, it is a mistake that was reported.
@@ -89,6 +108,7 @@ impl Item {
 #[derive(Debug)]
 pub(in crate::config) struct Section {
     pub(in crate::config) at: SourceLocation,
+    /// In the table's order, whatever the file's is.
     pub(super) fields: Vec<Field>,
 }
 
@@ -184,17 +204,11 @@ impl Section {
         Some(items)
     }
 
-    /// Every key with its value, at any depth, in the order of key names.
-    pub(in crate::config) fn each_value(&self, then: &mut dyn FnMut(&str)) {
-        let mut fields: Vec<_> = self.fields.iter().collect();
-        // `fields` has the keys of the file first, in the file's order.
-        fields.sort_by_key(|field| field.name);
-        for field in fields {
-            then(field.name);
-            if let Some(datum) = &field.datum {
-                datum.each_value(then);
-            }
-        }
+    /// Appends every key with its value, at any depth, in the table's order: sections of one table that mean the same give
+    /// the same bytes.
+    pub(in crate::config) fn add_to(&self, bytes: &mut Vec<u8>) {
+        add_size(self.fields.len(), bytes);
+        self.fields.iter().for_each(|field| add_value(field.datum.as_ref(), bytes));
     }
 
     /// Every text in it, at any depth.

@@ -70,9 +70,9 @@ fn without_port(text: &str, ip: IpAddr) -> String {
 
 /// A server's address: a host and a port.
 pub(super) fn upstream(text: &str) -> Result<Address, String> {
-    let shown = quoted(text);
+    let shown = || quoted(text);
     if text.contains("//") {
-        return Err(format!("{shown} is a URL; write HOST:PORT alone"));
+        return Err(format!("{} is a URL; write HOST:PORT alone", shown()));
     }
     if text.starts_with("unix:") {
         return Err("a unix socket cannot be an endpoint; write HOST:PORT".into());
@@ -81,36 +81,36 @@ pub(super) fn upstream(text: &str) -> Result<Address, String> {
         return Err(without_port(text, ip));
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err(format!("the port of {shown} is missing: write HOST:PORT"));
+        return Err(format!("the port of {} is missing: write HOST:PORT", shown()));
     };
     let port = port
         .parse::<u16>()
         .ok()
         .filter(|number| *number > 0 && !port.starts_with('+'))
-        .ok_or_else(|| format!("the port of {shown} is not from 1 to 65535"))?;
+        .ok_or_else(|| format!("the port of {} is not from 1 to 65535", shown()))?;
     Ok(Address { host: self::host(host, port)?, port })
 }
 
 fn host(host: &str, port: u16) -> Result<Host, String> {
-    let shown = quoted(host);
+    let shown = || quoted(host);
     if let Some(inside) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        return in_brackets(inside, &shown);
+        return in_brackets(inside, shown);
     }
     if host.parse::<Ipv6Addr>().is_ok() {
         return Err(format!("an IPv6 address needs brackets: write `[{host}]:{port}`, in quotes"));
     }
     match ServerName::try_from(host.strip_suffix('.').unwrap_or(host)) {
         Ok(ServerName::IpAddress(_)) => {
-            host.parse().map(Host::Ip).map_err(|_| format!("{shown} is no IP address"))
+            host.parse().map(Host::Ip).map_err(|_| format!("{} is no IP address", shown()))
         }
         Ok(_) => Ok(Host::Name(host.to_owned())),
-        Err(_) => Err(format!("{shown} is neither a host name nor an IP address")),
+        Err(_) => Err(format!("{} is neither a host name nor an IP address", shown())),
     }
 }
 
-fn in_brackets(inside: &str, shown: &str) -> Result<Host, String> {
+fn in_brackets(inside: &str, shown: impl Fn() -> String) -> Result<Host, String> {
     let (ip, interface) = inside.split_once('%').map_or((inside, None), |(ip, name)| (ip, Some(name)));
-    let ip = ip.parse::<Ipv6Addr>().map_err(|_| format!("{shown} is no IPv6 address"))?;
+    let ip = ip.parse::<Ipv6Addr>().map_err(|_| format!("{} is no IPv6 address", shown()))?;
     let Some(interface) = interface else { return Ok(Host::Ip(ip.into())) };
     if !ip.is_unicast_link_local() {
         return Err(format!("only a link-local address (fe80::…) belongs to an interface; {ip} does not"));

@@ -2,6 +2,7 @@
 //! second socket fail at the start, although the first may be the mistake.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,8 @@ pub(super) struct ClaimedAddresses {
     tcp: BTreeMap<SocketAddr, SourceLocation>,
     /// The first claim on each port, per family: a socket on all addresses would collide with it.
     ports: BTreeMap<(bool, u16), SourceLocation>,
-    unix: BTreeMap<PathBuf, SourceLocation>,
+    /// By the path's usual notation: to compare the components of two paths takes long.
+    unix: BTreeMap<OsString, SourceLocation>,
     systemd: BTreeMap<String, SourceLocation>,
 }
 
@@ -43,10 +45,11 @@ impl ClaimedAddresses {
 
     /// Claims the path of a unix socket, or says where it is claimed already.
     pub(super) fn unix(&mut self, path: &Path, at: &SourceLocation) -> Result<(), String> {
-        if let Some(first) = self.unix.get(path) {
+        let usual = path.components().collect::<PathBuf>().into_os_string();
+        if let Some(first) = self.unix.get(&usual) {
             return Err(taken(&format!("unix:{}", path.display()), first));
         }
-        self.unix.insert(path.to_owned(), at.clone());
+        self.unix.insert(usual, at.clone());
         Ok(())
     }
 
@@ -75,6 +78,18 @@ mod tests {
             SourceLocation { position: Position { line: 1, column: 1 }, path: "listeners.a.bind".into() };
         let claimed: Vec<_> = addresses.iter().map(|a| claimed.tcp(a.parse().unwrap(), &at)).collect();
         assert_eq!(claimed.iter().any(Result::is_err), collide, "{addresses:?}");
+    }
+
+    #[test]
+    fn a_path_is_claimed_in_any_notation() {
+        let mut claimed = ClaimedAddresses::default();
+        let at =
+            SourceLocation { position: Position { line: 1, column: 1 }, path: "listeners.a.bind".into() };
+        let mut claim = |path: &str| claimed.unix(Path::new(path), &at).is_ok();
+        assert!(claim("/run/a.sock"));
+        assert!(!claim("/run//./a.sock"));
+        assert!(claim("/run/b/../a.sock"), "that may be another file, where `b` is a link");
+        assert!(claim("run/a.sock"));
     }
 
     #[test]

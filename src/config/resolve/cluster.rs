@@ -23,7 +23,6 @@ use crate::{relay, sys};
 impl SettingsBuilder<'_> {
     pub(super) fn cluster(
         &mut self,
-        root: &Section,
         name: &str,
         cluster: &Section,
         identities: &mut NamedIdentities,
@@ -57,7 +56,7 @@ impl SettingsBuilder<'_> {
             endpoints: known.as_deref().unwrap_or_default(),
             source: source.as_ref().and_then(Option::as_ref),
         };
-        let (digest, tls_digest) = self.digests(root, name, cluster, &looked_up);
+        let (digest, tls_digest) = self.digests(identities, name, cluster, &looked_up);
         let (breaker, outlier) = (self.breaker(cluster), self.outlier(cluster));
         let hedging = self.hedging(cluster, protocol.as_deref());
         let send_proxy = self.send_proxy(cluster, protocol.as_deref());
@@ -112,7 +111,7 @@ impl SettingsBuilder<'_> {
             server_is_verified,
             rsa_key: tls.is_some().then_some(RsaKey::shared),
             signs_in: cluster.is_given("login"),
-            host_name: host_name(),
+            host_name: self.host.name(),
             helo_name: self.helo_name(cluster)?,
         };
         protocol::named(label, &options)
@@ -155,7 +154,7 @@ impl SettingsBuilder<'_> {
         let versions = [
             ("none", None),
             ("v1", Some(SendProxy::V1)),
-            ("v2", Some(SendProxy::V2 { host: host_name(), most })),
+            ("v2", Some(SendProxy::V2 { host: self.host.name(), most })),
         ];
         cluster.choice("send_proxy", &versions)
     }
@@ -326,12 +325,6 @@ fn queue_timeout(cluster: &Section) -> Option<Duration> {
         true => limits.duration("queue_timeout"),
         false => cluster.section("connect")?.duration("deadline"),
     }
-}
-
-/// The host's own name, from uname(2).
-fn host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    if name.is_empty() { "localhost".into() } else { name }
 }
 
 fn session(cluster: &Section) -> Option<relay::Settings> {

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use super::SettingsBuilder;
+use super::identity::NamedIdentities;
 use crate::cluster::{EndpointSettings, Host, Source, Target};
 use crate::config::raw::Section;
 use crate::digest::{Digest, Digester};
@@ -23,7 +24,7 @@ impl SettingsBuilder<'_> {
     /// The digest of a cluster, and that of its TLS alone with the identities that it takes.
     pub(super) fn digests(
         &self,
-        root: &Section,
+        identities: &NamedIdentities,
         name: &str,
         cluster: &Section,
         looked_up: &ResolvedNames<'_>,
@@ -33,9 +34,8 @@ impl SettingsBuilder<'_> {
         of_tls.add(name.as_bytes());
         if let Some(tls) = cluster.section("tls").filter(|_| cluster.is_given("tls")) {
             self.add(tls, &mut of_tls);
-            let identities = root.names("identities").iter();
-            let used = tls.texts().filter_map(|text| identities.clone().find(|(name, _)| name == text));
-            used.for_each(|(_, identity)| self.add(identity, &mut of_tls));
+            let used = tls.texts().filter_map(|text| identities.digest(text));
+            used.for_each(|identity| of_tls.add(identity.as_ref()));
         }
         looked_up.tls.iter().flat_map(|tls| tls.identities().rules()).for_each(|rule| ids(rule, &mut of_tls));
         let mut of_all = of_tls.clone();
@@ -44,12 +44,19 @@ impl SettingsBuilder<'_> {
         (of_all.digest(), of_tls.digest())
     }
 
+    /// The digest of one section alone.
+    pub(super) fn digest_of(&self, section: &Section) -> Digest {
+        let mut digester = Digester::default();
+        self.add(section, &mut digester);
+        digester.digest()
+    }
+
     fn add(&self, section: &Section, digester: &mut Digester) {
-        section.each_value(&mut |value| digester.add(value.as_bytes()));
+        let mut parts = Vec::new();
+        section.add_to(&mut parts);
+        digester.add(&parts);
         // A relative path means another file when the configuration moves.
-        for text in section.texts() {
-            digester.add(self.path(text).as_os_str().as_encoded_bytes());
-        }
+        digester.add(self.path("").as_os_str().as_encoded_bytes());
     }
 }
 
@@ -108,6 +115,35 @@ mod tests {
         let endpoints = &config.clusters[0].endpoints;
         let known = ResolvedNames { tls: None, endpoints, source: None };
         assert_eq!(known.scopes().collect::<Vec<_>>(), [7]);
+    }
+
+    /// The order of a section's keys counted, where one of them was a text.
+    #[test]
+    fn what_counts_is_every_value_and_no_notation() {
+        let of = |cluster: &str| {
+            let text = format!(
+                "listeners: {{ app: {{ bind: '127.0.0.1:1', cluster: up }} }}\nclusters: {{ up: {{ {cluster} }} }}\n"
+            );
+            let config = Config::parse(&text, Path::new("/etc/l.yaml"), &|_| None).unwrap();
+            config.clusters[0].digest
+        };
+        let written = "endpoints: ['127.0.0.1:2'], protocol: tcp, balance: random";
+        for same in [
+            "balance: random, protocol: 'tcp', endpoints: [\"127.0.0.1:2\"]",
+            "balance: random, endpoints: ['127.0.0.1:2']",
+            "balance: random, endpoints: ['127.0.0.1:2'], slow_start: 0ms, limits: {}",
+        ] {
+            assert_eq!(of(written), of(same), "{same}");
+        }
+        for other in [
+            "endpoints: ['127.0.0.1:2'], protocol: tcp",
+            "endpoints: ['127.0.0.1:3'], balance: random",
+            "endpoints: ['127.0.0.1:2', '127.0.0.1:3'], balance: random",
+            "endpoints: ['127.0.0.1:2'], balance: random, slow_start: 1ms",
+            "endpoints: ['127.0.0.1:2'], balance: random, limits: { max_pending: 7 }",
+        ] {
+            assert_ne!(of(written), of(other), "{other}");
+        }
     }
 
     #[test]

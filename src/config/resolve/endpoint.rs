@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
-use super::{SettingsBuilder, address};
+use super::{HostView, SettingsBuilder, address};
 use crate::cluster::{
     Address, ENDPOINTS_MAX, EndpointSettings, EndpointsFile, Host, Source, SrvService, Target,
 };
@@ -177,6 +177,7 @@ fn parse(bytes: &[u8], file: &Path, around: &ClusterContext) -> Result<Vec<Targe
             environment: &|_| None,
             file_access: None,
             is_confined: false,
+            host: HostView::default(),
             findings: &mut findings,
         }
         .targets(items, around)

@@ -11,14 +11,28 @@ use crate::clock;
 use crate::config::mistakes::{SourceLocation, quoted};
 use crate::config::raw::Section;
 use crate::credentials::{ends, near};
+use crate::digest::Digest;
 use crate::name::IdentityName;
 use crate::tls::{CredentialRole, Identity, IdentityError, IdentitySource};
 
 /// The identities of the file. One with faulty files is defined, but cannot be used.
 #[derive(Default)]
 pub(super) struct NamedIdentities {
-    loaded: BTreeMap<String, (SourceLocation, Option<Arc<Identity>>)>,
+    loaded: BTreeMap<String, LoadedIdentity>,
     used: BTreeSet<String>,
+}
+
+struct LoadedIdentity {
+    at: SourceLocation,
+    identity: Option<Arc<Identity>>,
+    digest: Digest,
+}
+
+impl NamedIdentities {
+    /// The digest of the section of that name.
+    pub(super) fn digest(&self, name: &str) -> Option<&Digest> {
+        self.loaded.get(name).map(|loaded| &loaded.digest)
+    }
 }
 
 impl SettingsBuilder<'_> {
@@ -30,7 +44,8 @@ impl SettingsBuilder<'_> {
             } else {
                 self.identity_of_pair(name, section)
             };
-            identities.loaded.insert(name.clone(), (section.at.clone(), identity));
+            let loaded = LoadedIdentity { at: section.at.clone(), identity, digest: self.digest_of(section) };
+            identities.loaded.insert(name.clone(), loaded);
         }
         identities
     }
@@ -65,7 +80,7 @@ impl SettingsBuilder<'_> {
         // As the SPIFFE standard writes it: unix:///run/spire/agent.sock.
         let path = path.strip_prefix("//").unwrap_or(path);
         let source = IdentitySource::Spiffe(self.path(path));
-        Identity::load(IdentityName::from(name), source).ok().map(Arc::new)
+        Identity::load(IdentityName::from(name), source, &self.host.credential_files).ok().map(Arc::new)
     }
 
     /// Reads `cert` and `key` of a section, as they will be used.
@@ -75,12 +90,12 @@ impl SettingsBuilder<'_> {
         let (cert, key) = (self.readable(cert, &section.at("cert")), self.readable(key, &section.at("key")));
         let (cert, key) = (cert?, key?);
         let source = IdentitySource::Files { cert: cert.clone(), key: key.clone() };
-        match Identity::load(IdentityName::from(name), source) {
+        match Identity::load(IdentityName::from(name), source, &self.host.credential_files) {
             Ok(identity) => {
                 if let Some(end) = identity.not_after() {
                     self.warn_of_expiry(&cert, CredentialRole::Client, end, &section.at("cert"));
                 }
-                if let Some(exposure) = identity.exposure() {
+                if let Some(exposure) = identity.exposure(&self.host.credential_files) {
                     self.findings.warning(&section.at("key"), exposure);
                 }
                 Some(Arc::new(identity))
@@ -124,10 +139,12 @@ impl SettingsBuilder<'_> {
         identities: &mut NamedIdentities,
         at: &SourceLocation,
     ) -> Option<Arc<Identity>> {
-        self.require_known("identity", name, identities.loaded.keys().map(String::as_str), at)?;
+        let Some(loaded) = identities.loaded.get(name) else {
+            self.require_known("identity", name, identities.loaded.keys().map(String::as_str), at);
+            return None;
+        };
         identities.used.insert(name.to_owned());
-        let (_, identity) = identities.loaded.get(name)?;
-        identity.clone()
+        loaded.identity.clone()
     }
 
     pub(super) fn warn_of_unused_identities(&mut self, identities: &NamedIdentities) {
@@ -135,7 +152,7 @@ impl SettingsBuilder<'_> {
         if !self.findings.mistakes.is_empty() {
             return;
         }
-        for (name, (at, _)) in &identities.loaded {
+        for (name, LoadedIdentity { at, .. }) in &identities.loaded {
             if !identities.used.contains(name) {
                 self.findings.warning(at, "no cluster uses this identity");
             }

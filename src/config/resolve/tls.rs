@@ -53,7 +53,7 @@ impl SettingsBuilder<'_> {
     }
 
     fn originator(&mut self, tls: &Section, settings: &Settings) -> Option<Originator> {
-        let error = match Originator::new(settings) {
+        let error = match Originator::new(settings, &self.host.credential_files) {
             Ok(originator) => return Some(originator),
             Err(error) => error,
         };
@@ -186,7 +186,7 @@ impl SettingsBuilder<'_> {
         }
         let mut crl = |(at, path): (SourceLocation, &str)| {
             let path = self.readable(path, &at)?;
-            match revocation_lists(&path) {
+            match revocation_lists(&path, &self.host.credential_files) {
                 Ok((_, ends)) => {
                     if let Some(end) = ends.into_iter().min() {
                         self.warn_of_expiry(&path, CredentialRole::Crl, end, &at);

@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::workshop::{CA, ORDER, Order, P256, Server, Workshop, ca, ca_params, issued, named, server};
 use super::{TLS12, TLS13, tcp, within_a_minute};
+use crate::tls::CredentialFiles;
 use crate::tls::verify::Trusted;
 use crate::tls::{
     ExtraChecks, HandshakeError, Identities, LastFlight, MinVersion, Originator, PeerVerification, Pin,
@@ -58,7 +59,7 @@ impl<'a> Client<'a> {
             min_version: MinVersion::Tls12,
             start: TlsStart::Direct,
         };
-        Originator::new(&settings).unwrap()
+        Originator::new(&settings, &CredentialFiles::default()).unwrap()
     }
 
     /// Does a handshake with that server, for each version.

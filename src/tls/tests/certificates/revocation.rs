@@ -55,7 +55,7 @@ fn what_revocation_lists_say_comes_first() {
             crls: vec![path.clone()],
             extra_checks: ExtraChecks::default(),
         };
-        let trust = Trust::load(Some(terms), &provider).unwrap();
+        let trust = Trust::load(Some(terms), &provider, &CredentialFiles::default()).unwrap();
         let trusted: Arc<Trusted> = trust.current();
         let now =
             rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
