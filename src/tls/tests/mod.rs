@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::verifier::{AcceptAny, Verifier};
-use super::{KeyLimit, LastFlight, Stream};
+use super::{CIPHER_SUITES, KeyLimit, LastFlight, Stream};
 use crate::alarm;
 use crate::clock;
 use crate::sys::{ConnectTarget, Options, Socket};
@@ -223,4 +223,17 @@ fn a_server_whose_records_are_almost_empty_has_one_turn_at_a_time() {
         }
         assert!(longest <= 2, "{longest} reads of 64 KiB in one turn");
     });
+}
+
+#[test]
+fn what_is_offered_has_every_suite_and_aes_128_first() {
+    let offered: Vec<_> = CIPHER_SUITES.iter().map(|suite| suite.suite()).collect();
+    let known: Vec<_> = aws_lc_rs::ALL_CIPHER_SUITES.iter().map(|suite| suite.suite()).collect();
+    let sorted = |suites: &[rustls::CipherSuite]| {
+        let mut numbers: Vec<u16> = suites.iter().map(|suite| u16::from(*suite)).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    assert_eq!(sorted(&offered), sorted(&known), "a new suite of rustls has no place yet");
+    assert_eq!(offered[0], rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
 }
