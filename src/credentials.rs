@@ -161,7 +161,7 @@ impl Credentials {
         known.logins.extend(login.followed().map(Arc::downgrade));
     }
 
-    /// Has the files read again soon, even without a file event.
+    /// Has the files read again soon, even without a file event, and ends the pauses of rejected logins: a reload was ordered.
     pub(crate) fn refresh(&self) {
         self.0.wanted.notify_one();
         let logins = self.known().logins.clone();
@@ -293,13 +293,15 @@ impl Credentials {
         if state.record_result(&part, result.map(Refreshed::of_agent), clock::now()) {
             let users = known.users.iter().filter_map(|user| user.originator.upgrade());
             for originator in users.filter(|user| user.trust().files().next().is_none()) {
-                // Only trust without files of its own comes from the agent alone. Trust with files is read again below.
+                // Only trust without files of its own comes from the agent alone.
                 let _ = originator.trust().refresh();
             }
             known.publish();
             drop(known);
             self.0.replaced.send_replace(());
-            self.refresh();
+            // Trust with files is read again. Rejected logins stay paused: nobody has ordered a reload.
+            self.0.wanted.notify_one();
+            self.refresh_certificates();
         }
     }
 
@@ -558,3 +560,6 @@ impl CredentialId {
         name
     }
 }
+
+#[cfg(test)]
+mod tests;
