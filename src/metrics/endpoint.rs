@@ -69,23 +69,23 @@ impl EndpointMetrics {
 impl CheckMetrics {
     /// It is probed from now on, and counts as usable.
     pub(crate) fn begin(&self) {
-        self.healthy.set(1);
+        self.healthy.show(1);
     }
 
     /// Records the result of a probe, and whether the endpoint is usable after it.
     pub(crate) fn record_check(&self, result: &'static str, is_usable: bool) {
-        self.healthy.set(usize::from(is_usable));
+        self.healthy.show(usize::from(is_usable));
         self.results.increment(result);
     }
 
     /// Continues from the health that another process has found.
     pub(crate) fn restore(&self, is_usable: bool) {
-        self.healthy.set(usize::from(is_usable));
+        self.healthy.show(usize::from(is_usable));
     }
 
-    /// Records that it is no longer probed.
+    /// Records that it is no longer probed: whether it is usable is unknown from now on.
     pub(crate) fn remove(&self) {
-        self.healthy.set(0);
+        self.healthy.unset();
     }
 }
 

@@ -33,7 +33,7 @@ impl Counter {
     }
 }
 
-/// A number that goes up and down. It begins to exist with the first change from zero.
+/// A number that goes up and down. It begins to exist with the first change from zero, or when it is shown.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge {
     value: AtomicI64,
@@ -58,6 +58,18 @@ impl Gauge {
         if value != 0 {
             self.exists.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Sets it, and lets it exist even as zero.
+    pub(super) fn show(&self, value: usize) {
+        self.set(value);
+        self.exists.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends it, until the next change.
+    pub(super) fn unset(&self) {
+        self.exists.store(false, Ordering::Relaxed);
+        self.value.store(0, Ordering::Relaxed);
     }
 
     /// `None` before the first change from zero.
@@ -188,6 +200,11 @@ mod tests {
         assert_eq!(tally.each(), [("ok", 2), ("failed", 1)]);
     }
 
+        gauge.unset();
+        gauge.set(0);
+        assert_eq!(gauge.get(), None);
+        gauge.show(0);
+        assert_eq!(gauge.get(), Some(0));
     #[test]
     fn a_sum_that_is_kept_elsewhere_never_falls() {
         let counter = Counter::new();
