@@ -141,7 +141,7 @@ impl Series<'_, '_> {
             self.put("_bucket", Some(("le", bound)), Sample { is_whole: true, ..Sample::sum(total) });
         }
         self.put("_sum", None, Sample::number(Some(sum)));
-        self.put("_count", None, Sample::sum(total));
+        self.put("_count", None, Sample { is_whole: true, ..Sample::sum(total) });
     }
 
     fn put(&mut self, suffix: &str, label: Option<(&str, &dyn Display)>, sample: Sample) {
