@@ -14,7 +14,6 @@ use super::registry::{Dropped, Family, ReadPurpose, Registry};
 use super::text::{Text, labels};
 use super::values::{Counter, Gauge, Histogram, Tally, Timestamp};
 use crate::name::ClusterName;
-use crate::sync::Mutex;
 
 static CLUSTERS: Registry<ClusterMetrics> = Registry::new(FAMILIES);
 static CREDENTIALS: Registry<CredentialMetrics> = Registry::new(FAMILIES_OF_CREDENTIALS);
@@ -137,8 +136,6 @@ pub(crate) struct LoginMetrics {
     succeeded: Timestamp,
     /// Its source gave none, or none that can be used.
     pub failed: Counter,
-    /// Of the user whose credential was fetched last.
-    expiry: Mutex<Option<Arc<Timestamp>>>,
 }
 
 impl LoginMetrics {
@@ -148,24 +145,17 @@ impl LoginMetrics {
         LOGIN_SOURCES.of(&labels([("cluster", cluster.as_str()), ("source", source)]))
     }
 
-    /// Records that the source gave a credential at that time, of that user, and when it ends. Only sources whose user is in the
-    /// file say the latter, so that users are as few as there.
-    pub(crate) fn record_fetched(
-        &self,
-        cluster: &ClusterName,
-        source: &'static str,
-        at: SystemTime,
-        user: &str,
-        expires: Option<SystemTime>,
-    ) {
+    /// Records that the source gave a credential at that time.
+    pub(crate) fn record_fetched(&self, at: SystemTime) {
         self.fetched.increment(1);
         self.succeeded.set(at);
-        if let Some(end) = expires {
-            let its =
-                LOGIN_ENDS.of(&labels([("cluster", cluster.as_str()), ("source", source), ("user", user)]));
-            its.set(end);
-            *self.expiry.lock() = Some(its);
-        }
+    }
+
+    /// When that user's credential ends, for as long as this is held: several users may have one source each. Only sources whose user
+    /// is in the file say when it ends, so that users are as few as there.
+    #[must_use]
+    pub(crate) fn expiry(cluster: &ClusterName, source: &'static str, user: &str) -> Arc<Timestamp> {
+        LOGIN_ENDS.of(&labels([("cluster", cluster.as_str()), ("source", source), ("user", user)]))
     }
 }
 

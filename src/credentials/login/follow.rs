@@ -69,7 +69,8 @@ pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop
         watch = Watch::new(files) => watch,
     };
     let (mut cause, mut question) = (Cause::Files, Question::default());
-    // What an earlier configuration has left may live on.
+    // What an earlier configuration has left may live on. The metric of its end exists while this is held.
+    let mut _expiry = credential.upgrade().and_then(|strong| strong.publish_expiry());
     let mut next = credential
         .upgrade()
         .and_then(|strong| strong.expires())
@@ -87,14 +88,13 @@ pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop
             Ok(None) => strong.end_asking(),
             Ok(Some(fetched)) => {
                 (failures, held) = (0, None);
-                let (cluster, source) = (&strong.cluster, strong.source.label());
-                let user = &fetched.credentials.user;
-                metrics.record_fetched(cluster, source, clock::wall(), user, fetched.expires);
+                metrics.record_fetched(clock::wall());
                 next = fetched.expires.map(|end| clock::now() + ahead(end, clock::wall(), &mut rng));
                 if strong.install(fetched) {
                     let (cluster, source) = (&strong.cluster, strong.source.label());
                     tracing::info!(%cluster, source, "a credential for signing in was read");
                 }
+                _expiry = strong.publish_expiry();
             }
             Err(FetchError { reason, retry_after }) => {
                 metrics.failed.increment(1);
@@ -212,9 +212,13 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{self, Receiver};
 
+    use zeroize::Zeroizing;
+
     use super::*;
     use crate::credentials::login::LoginSource;
-    use crate::protocol::{AllowedMechanisms, SecretKind};
+    use crate::drain::Drain;
+    use crate::metrics::Exposition;
+    use crate::protocol::{AllowedMechanisms, LoginCredentials, Secret, SecretKind};
     use crate::sync::Mutex;
 
     /// Hangs until it is released, once for each question, and counts these.
@@ -238,6 +242,64 @@ mod tests {
             self.1.fetch_add(1, Ordering::SeqCst);
             let answer = self.0.lock().recv().unwrap_or("nobody answers any more");
             Err(answer.to_owned().into())
+        }
+    }
+
+    /// Gives a token to a user.
+    #[derive(Debug)]
+    struct Giving(&'static str);
+
+    impl LoginSource for Giving {
+        fn label(&self) -> &'static str {
+            "oauth2"
+        }
+
+        fn secret_kind(&self) -> SecretKind {
+            SecretKind::BearerToken
+        }
+
+        fn files(&self) -> Vec<PathBuf> {
+            Vec::new()
+        }
+
+        fn fetch(&self) -> Result<FetchedLogin, FetchError> {
+            let secret = Secret::new(SecretKind::BearerToken, Zeroizing::new("token".into()));
+            let credentials = LoginCredentials { user: self.0.into(), secret };
+            Ok(FetchedLogin { credentials, expires: Some(clock::wall() + Duration::from_secs(3600)) })
+        }
+    }
+
+    /// Scenario: two users of one cluster have tokens from the same kind of source, and when one was fetched, the metric of when the
+    /// other ends disappeared, with the alert on it.
+    #[tokio::test]
+    async fn the_ends_of_all_users_are_shown() {
+        let users = ["one-of-two", "two-of-two"];
+        let credentials = users.map(|user| {
+            LoginCredential::new("orders".into(), Box::new(Giving(user)), AllowedMechanisms::default())
+        });
+        let drain = Drain::default();
+        let [one, other] = credentials
+            .each_ref()
+            .map(|credential| follow(Arc::downgrade(credential), Rng::with_seed(1), drain.watch()));
+        let shown = async {
+            for credential in &credentials {
+                credential.acquire(clock::now() + PATIENCE).await.unwrap().give_back();
+            }
+            let exposition = Exposition::default();
+            drop(exposition.render(true));
+            // As long as an object is shown that nobody holds any more.
+            (0..100).for_each(|_| exposition.upkeep());
+            exposition.render(true)
+        };
+        let text = alarm::drive(async {
+            tokio::select! {
+                ((), ()) = async { tokio::join!(one, other) } => panic!("it goes on"),
+                text = shown => text,
+            }
+        });
+        let text = text.await.unwrap();
+        for user in users {
+            assert!(text.contains(&format!("source=\"oauth2\",user=\"{user}\"}} ")), "{text}");
         }
     }
 
