@@ -3,8 +3,8 @@
 //!
 //! A certificate and its key are rarely replaced in one step: for a moment the new certificate stands beside the old
 //! key. So an error is reported only after it has lasted for `SETTLING`, and once; the content read before stays in
-//! use. Files are read on a thread of their own, one after the other and without the lock: one that hangs is reported,
-//! and delays no other.
+//! use. Files are read on a thread of their own, one after the other and without the lock: one that hangs is reported, delays the
+//! others by a few seconds once, and is then read beside them.
 
 mod agent;
 mod expiry;
@@ -40,7 +40,7 @@ pub(crate) use login::{
 };
 
 use expiry::{is_nearer, is_news};
-use stalled_reads::{Refreshed, StalledReads};
+use stalled_reads::{ReadFault, Refreshed, StalledReads};
 
 /// Clones share one state.
 #[derive(Debug, Clone, Default)]
@@ -268,7 +268,8 @@ impl Credentials {
         let parts = |watched: Vec<WatchedCredential>| {
             watched.into_iter().map(|watched| watched.part).collect::<Vec<_>>()
         };
-        let record = |part: &CredentialSource, refreshed| {
+        let record = |part: &CredentialSource, refreshed: Result<_, ReadFault>| {
+            let refreshed = refreshed.map_err(|fault| fault.to_string());
             has_changed |= self.known().record_result(part, Some(refreshed), clock::now(), clock::wall());
         };
         hung.refresh_all(&parts(latest), until, record).await;

@@ -1,5 +1,6 @@
 //! Reading the files of a credential on a thread, for a bounded time: a file system may hang.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::CredentialSource;
@@ -20,8 +21,25 @@ const PATIENCE_LEAST: Duration = Duration::from_millis(200);
 /// How many hanging readings may be given up because the file may have been replaced: each keeps a thread.
 const GIVEN_UP_MAX: usize = 8;
 
-const HANGS: &str = "reading its files takes too long: their file system may hang";
-const PANICKED: &str = "ambassador itself failed while it read its files";
+/// Why the content of a credential's files is unknown, or not in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ReadFault {
+    /// Reading them takes too long.
+    Hangs,
+    Panicked,
+    /// What was read cannot be used, or the system gave nothing to read; why, in words.
+    Refused(String),
+}
+
+impl fmt::Display for ReadFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hangs => "reading its files takes too long: their file system may hang",
+            Self::Panicked => "ambassador itself failed while it read its files",
+            Self::Refused(reason) => reason,
+        })
+    }
+}
 
 impl StalledReads {
     /// After a file event, the file of a hanging reading may have been replaced: it is to be read anew.
@@ -39,7 +57,7 @@ impl StalledReads {
         &mut self,
         parts: &[CredentialSource],
         until: Instant,
-        mut each: impl FnMut(&CredentialSource, Result<Refreshed, String>),
+        mut each: impl FnMut(&CredentialSource, Result<Refreshed, ReadFault>),
     ) {
         let (hung, mut rest): (Vec<_>, Vec<_>) =
             parts.iter().partition(|part| self.readings.iter().any(|(hung, _)| hung.is_same(part)));
@@ -55,13 +73,16 @@ impl StalledReads {
             let works = rest.iter().map(|part| (*part).clone()).map(|part| move || part.refresh());
             let readings = match BlockingTask::begin_in_turn(works) {
                 Ok(readings) => readings,
-                Err(error) => return rest.iter().for_each(|part| each(part, Err(error.to_string()))),
+                Err(error) => {
+                    let refused = || Err(ReadFault::Refused(error.to_string()));
+                    return rest.iter().for_each(|part| each(part, refused()));
+                }
             };
             let mut done = 0;
             for (part, reading) in rest.iter().zip(readings) {
                 let until = until.max(clock::now() + PATIENCE_LEAST);
                 let result = self.result(part, reading, until).await;
-                let goes_on = !matches!(&result, Err(reason) if reason == HANGS || reason == PANICKED);
+                let goes_on = !matches!(result, Err(ReadFault::Hangs | ReadFault::Panicked));
                 each(part, result);
                 done += 1;
                 if !goes_on {
@@ -77,13 +98,13 @@ impl StalledReads {
         part: &CredentialSource,
         mut reading: BlockingTask<Result<Refreshed, String>>,
         until: Instant,
-    ) -> Result<Refreshed, String> {
+    ) -> Result<Refreshed, ReadFault> {
         match alarm::timeout_at(until, reading.join()).await {
-            Ok(Ok(refreshed)) => refreshed,
-            Ok(Err(Panicked)) => Err(PANICKED.into()),
+            Ok(Ok(refreshed)) => refreshed.map_err(ReadFault::Refused),
+            Ok(Err(Panicked)) => Err(ReadFault::Panicked),
             Err(_) => {
                 self.readings.push((part.clone(), reading));
-                Err(HANGS.into())
+                Err(ReadFault::Hangs)
             }
         }
     }
