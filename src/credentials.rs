@@ -343,6 +343,15 @@ fn parts(cluster: &ClusterName, originator: &Originator) -> Vec<CredentialSource
     identities.chain(trust).collect()
 }
 
+/// The first end of each role.
+fn first_of_each(ends: Vec<(CredentialRole, SystemTime)>) -> BTreeMap<CredentialRole, SystemTime> {
+    let mut first = BTreeMap::new();
+    for (role, end) in ends {
+        first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
+    }
+    first
+}
+
 impl CredentialSource {
     fn subject(&self) -> CredentialId {
         match self {
@@ -456,11 +465,8 @@ impl Known {
 impl CredentialUser {
     fn publish_expiry(&mut self) {
         let Some(originator) = self.originator.upgrade() else { return };
-        let mut first: BTreeMap<CredentialRole, SystemTime> = BTreeMap::new();
-        for (role, end) in parts(&self.cluster, &originator).iter().flat_map(CredentialSource::ends) {
-            first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
-        }
-        for (role, end) in first {
+        let ends = parts(&self.cluster, &originator).iter().flat_map(CredentialSource::ends).collect();
+        for (role, end) in first_of_each(ends) {
             let metric = || CredentialMetrics::expiry(&self.cluster, role.label());
             self.expiry.entry(role).or_insert_with(metric).set(end);
         }
@@ -532,11 +538,7 @@ impl CredentialState {
     }
 
     fn warn_of_expiry(&mut self, part: &CredentialSource, wall: SystemTime) {
-        let mut first: BTreeMap<CredentialRole, SystemTime> = BTreeMap::new();
-        for (role, end) in part.ends() {
-            first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
-        }
-        for (role, end) in first {
+        for (role, end) in first_of_each(part.ends()) {
             let near = near(role, end, wall).filter(|near| is_news(*near, part.is_from_agent()));
             if !is_nearer(&mut self.warned, role, near) {
                 continue;
