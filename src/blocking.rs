@@ -3,8 +3,8 @@
 //!
 //! On a mount whose server is gone an open(2) can take hours. On a serving thread that would stop everything; on the
 //! runtime's pool it would hold up the end of the process. So it has a detached thread, which ends with the process at
-//! the latest. Such work cannot be stopped, so the owner of a [`BlockingTask`] begins nothing else before it has
-//! ended.
+//! the latest. Such work cannot be stopped, so an owner keeps its [`BlockingTask`] and begins nothing else before that work has
+//! ended, or counts what it gives up: each has a thread for as long as it hangs.
 
 use std::future::{Future, poll_fn};
 use std::io;

@@ -3,8 +3,8 @@
 //!
 //! A certificate and its key are rarely replaced in one step: for a moment the new certificate stands beside the old
 //! key. So an error is reported only after it has lasted for `SETTLING`, and once; the content read before stays in
-//! use. Files are read on a thread of their own, one after the other and without the lock: one that hangs is reported,
-//! and delays no other.
+//! use. Files are read on a thread of their own, one after the other and without the lock: one that hangs is reported, delays the
+//! others by a few seconds once, and is then read beside them.
 
 mod agent;
 mod expiry;
@@ -40,7 +40,7 @@ pub(crate) use login::{
 };
 
 use expiry::{is_nearer, is_news};
-use stalled_reads::{Refreshed, StalledReads};
+use stalled_reads::{ReadFault, Refreshed, StalledReads};
 
 /// Clones share one state.
 #[derive(Debug, Clone, Default)]
@@ -161,7 +161,7 @@ impl Credentials {
         known.logins.extend(login.followed().map(Arc::downgrade));
     }
 
-    /// Has the files read again soon, even without a file event.
+    /// Has the files read again soon, even without a file event, and ends the pauses of rejected logins: a reload was ordered.
     pub(crate) fn refresh(&self) {
         self.0.wanted.notify_one();
         let logins = self.known().logins.clone();
@@ -268,7 +268,8 @@ impl Credentials {
         let parts = |watched: Vec<WatchedCredential>| {
             watched.into_iter().map(|watched| watched.part).collect::<Vec<_>>()
         };
-        let record = |part: &CredentialSource, refreshed| {
+        let record = |part: &CredentialSource, refreshed: Result<_, ReadFault>| {
+            let refreshed = refreshed.map_err(|fault| fault.to_string());
             has_changed |= self.known().record_result(part, Some(refreshed), clock::now(), clock::wall());
         };
         hung.refresh_all(&parts(latest), until, record).await;
@@ -299,7 +300,9 @@ impl Credentials {
             known.publish();
             drop(known);
             self.0.replaced.send_replace(());
-            self.refresh();
+            // Trust with files is read again. Rejected logins stay paused: nobody has ordered a reload.
+            self.0.wanted.notify_one();
+            self.refresh_certificates();
         }
     }
 
@@ -338,6 +341,15 @@ fn parts(cluster: &ClusterName, originator: &Originator) -> Vec<CredentialSource
     let identities =
         originator.identities().all().iter().map(|identity| CredentialSource::Identity(Arc::clone(identity)));
     identities.chain(trust).collect()
+}
+
+/// The first end of each role.
+fn first_of_each(ends: Vec<(CredentialRole, SystemTime)>) -> BTreeMap<CredentialRole, SystemTime> {
+    let mut first = BTreeMap::new();
+    for (role, end) in ends {
+        first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
+    }
+    first
 }
 
 impl CredentialSource {
@@ -455,11 +467,8 @@ impl Known {
 impl CredentialUser {
     fn publish_expiry(&mut self) {
         let Some(originator) = self.originator.upgrade() else { return };
-        let mut first: BTreeMap<CredentialRole, SystemTime> = BTreeMap::new();
-        for (role, end) in parts(&self.cluster, &originator).iter().flat_map(CredentialSource::ends) {
-            first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
-        }
-        for (role, end) in first {
+        let ends = parts(&self.cluster, &originator).iter().flat_map(CredentialSource::ends).collect();
+        for (role, end) in first_of_each(ends) {
             let metric = || CredentialMetrics::expiry(&self.cluster, role.label());
             self.expiry.entry(role).or_insert_with(metric).set(end);
         }
@@ -531,11 +540,7 @@ impl CredentialState {
     }
 
     fn warn_of_expiry(&mut self, part: &CredentialSource, wall: SystemTime) {
-        let mut first: BTreeMap<CredentialRole, SystemTime> = BTreeMap::new();
-        for (role, end) in part.ends() {
-            first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
-        }
-        for (role, end) in first {
+        for (role, end) in first_of_each(part.ends()) {
             let near = near(role, end, wall).filter(|near| is_news(*near, part.is_from_agent()));
             if !is_nearer(&mut self.warned, role, near) {
                 continue;
@@ -560,3 +565,6 @@ impl CredentialId {
         name
     }
 }
+
+#[cfg(test)]
+mod tests;

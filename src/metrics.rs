@@ -2,7 +2,7 @@
 //!
 //! Label values come from the configuration and from closed enums, never from the text of an error, so the
 //! number of series is bounded by the file; the callers' units are an exception, limited to the first hundred. A series
-//! begins to exist with its first sample, and leaves with its object.
+//! begins to exist with its first sample, and leaves a while after its object.
 
 mod caller;
 mod cluster;

@@ -23,7 +23,7 @@ use crate::metrics::{self, OPENMETRICS, openmetrics};
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Report {
     /// `/metrics`, in the format that the client prefers.
-    Metrics { is_openmetrics: bool },
+    Metrics { is_openmetrics: bool, is_scrape: bool },
     /// `/status`.
     Status,
     /// `/sessions`.
@@ -88,8 +88,8 @@ impl ReportWriter {
 impl Report {
     fn write(self, admin_state: &AdminState) -> HttpResponse {
         match self {
-            Self::Metrics { is_openmetrics } => {
-                let text = admin_state.metrics().render();
+            Self::Metrics { is_openmetrics, is_scrape } => {
+                let text = admin_state.metrics().render(is_scrape);
                 match is_openmetrics {
                     true => respond(StatusCode::OK, OPENMETRICS, openmetrics(&text)),
                     false => respond(StatusCode::OK, metrics::TEXT, text),

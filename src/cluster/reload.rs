@@ -74,13 +74,19 @@ impl Cluster {
                 };
                 self.make_endpoint(known.id(), known.settings().clone(), originator)
             });
-            for endpoint_state in cluster_state.endpoints() {
-                if let Some(checks) =
-                    endpoint_map.get(endpoint_state.id()).and_then(|endpoint| endpoint.check_metrics())
-                {
-                    let is_probed = endpoint_state.is_present() && endpoint_state.admin() != Admin::Disabled;
-                    checks.restore(is_probed && endpoint_state.health() != HealthStatus::Unhealthy);
+            let (mut probed, mut others) = (Vec::new(), Vec::new());
+            for state in cluster_state.endpoints() {
+                let Some(endpoint) = endpoint_map.get(state.id()) else { continue };
+                let is_probed = state.is_present() && state.admin() != Admin::Disabled;
+                match endpoint.check_metrics().filter(|_| is_probed) {
+                    Some(checks) => probed.push((checks, state.health())),
+                    None => others.push(endpoint),
                 }
+            }
+            // The probed last: one that has left may have the name of one that stays, and so its metrics.
+            others.iter().for_each(|endpoint| endpoint.metrics().checks.remove());
+            for (checks, health) in probed {
+                checks.restore(health != HealthStatus::Unhealthy);
             }
         });
     }

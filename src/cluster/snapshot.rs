@@ -155,8 +155,10 @@ impl Cluster {
             });
         let snapshot = found.restore(observed.as_ref(), present);
         let is_disabled = snapshot.admin == Admin::Disabled;
-        if let Some(checks) = endpoint.check_metrics() {
-            checks.restore(!is_disabled && observed.as_ref().is_none_or(Health::is_usable));
+        match endpoint.check_metrics() {
+            Some(checks) if is_disabled => checks.remove(),
+            Some(checks) => checks.restore(observed.as_ref().is_none_or(Health::is_usable)),
+            None => {}
         }
         // A disabled endpoint is not probed.
         if let Some(health) = observed.filter(|_| !is_disabled) {

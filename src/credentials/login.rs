@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::alarm;
 use crate::clock;
+use crate::metrics::{LoginMetrics, Timestamp};
 use crate::name::ClusterName;
 use crate::policy::login_gate::{GateDecision, LoginGate};
 use crate::protocol::{AllowedMechanisms, ClientCredentials, LoginCredentials, SecretKind};
@@ -271,6 +272,15 @@ impl LoginCredential {
     /// When the current content ends, if it does.
     fn expires(&self) -> Option<SystemTime> {
         self.state.lock().current.as_ref()?.expires
+    }
+
+    /// Sets the metric of when the current content ends, if it does.
+    fn publish_expiry(&self) -> Option<Arc<Timestamp>> {
+        let current = self.state.lock().current.clone()?;
+        let end = current.expires?;
+        let metric = LoginMetrics::expiry(&self.cluster, self.source.label(), &current.credentials.user);
+        metric.set(end);
+        Some(metric)
     }
 
     /// How long the current content lives, if it ends.

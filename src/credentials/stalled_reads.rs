@@ -1,6 +1,7 @@
 //! Reading the files of a credential on a thread, for a bounded time: a file system may hang.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,25 @@ const PATIENCE_LEAST: Duration = Duration::from_millis(200);
 /// How many hanging readings may be given up because the file may have been replaced: each keeps a thread.
 const GIVEN_UP_MAX: usize = 8;
 
-const HANGS: &str = "reading its files takes too long: their file system may hang";
-const PANICKED: &str = "ambassador itself failed while it read its files";
+/// Why the content of a credential's files is unknown, or not in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ReadFault {
+    /// Reading them takes too long.
+    Hangs,
+    Panicked,
+    /// What was read cannot be used, or the system gave nothing to read; why, in words.
+    Refused(String),
+}
+
+impl fmt::Display for ReadFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hangs => "reading its files takes too long: their file system may hang",
+            Self::Panicked => "ambassador itself failed while it read its files",
+            Self::Refused(reason) => reason,
+        })
+    }
+}
 
 impl StalledReads {
     /// After a file event, the file of a hanging reading may have been replaced: it is to be read anew.
@@ -46,7 +64,7 @@ impl StalledReads {
         &mut self,
         parts: &[CredentialSource],
         until: Instant,
-        mut each: impl FnMut(&CredentialSource, Result<Refreshed, String>),
+        mut each: impl FnMut(&CredentialSource, Result<Refreshed, ReadFault>),
     ) {
         let (hung, rest): (Vec<_>, Vec<_>) = parts.iter().partition(|part| self.reads(part));
         // They get no more time.
@@ -71,7 +89,8 @@ impl StalledReads {
             let readings = match BlockingTask::begin_in_turn(works) {
                 Ok(readings) => readings,
                 Err(error) => {
-                    return rest.iter().flatten().for_each(|part| each(part, Err(error.to_string())));
+                    let refused = || Err(ReadFault::Refused(error.to_string()));
+                    return rest.iter().flatten().for_each(|part| each(part, refused()));
                 }
             };
             for reading in readings {
@@ -104,18 +123,19 @@ impl StalledReads {
         group: Vec<CredentialSource>,
         mut reading: Reading,
         until: Instant,
-        each: &mut impl FnMut(&CredentialSource, Result<Refreshed, String>),
+        each: &mut impl FnMut(&CredentialSource, Result<Refreshed, ReadFault>),
     ) -> bool {
         let failed = match alarm::timeout_at(until, reading.join()).await {
             Ok(Ok(results)) => {
+                let results = results.into_iter().map(|result| result.map_err(ReadFault::Refused));
                 group.iter().zip(results).for_each(|(part, result)| each(part, result));
                 return true;
             }
-            Ok(Err(Panicked)) => PANICKED,
-            Err(_) => HANGS,
+            Ok(Err(Panicked)) => ReadFault::Panicked,
+            Err(_) => ReadFault::Hangs,
         };
-        group.iter().for_each(|part| each(part, Err(failed.into())));
-        if failed == HANGS {
+        group.iter().for_each(|part| each(part, Err(failed.clone())));
+        if failed == ReadFault::Hangs {
             self.readings.push((group, reading));
         }
         false

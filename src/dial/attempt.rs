@@ -203,8 +203,7 @@ impl<'a> Attempt<'a> {
             DialTarget::Any => None,
             DialTarget::Endpoint { address, .. } => address,
         };
-        // Once the client's opening is known, nothing but the dial is between it and the relay.
-        let last_flight = if opening.is_some() { LastFlight::WithFirstWrite } else { LastFlight::AtOnce };
+        let last_flight = last_flight(opening);
         Self { address, has_spoken, preface, opening, sign_in_as, proxy_info, last_flight, ..self }
     }
 
@@ -573,4 +572,30 @@ impl<'a> Attempt<'a> {
 enum Secured {
     Ready(Ready, HandshakeInfo),
     AwaitsClientReply(Socket, Greeting),
+}
+
+/// With the first write, where the client has said something: nothing but the dial is between that and the relay. A client that waits
+/// for the server to speak may say nothing for long.
+fn last_flight(opening: first_words::Opening<'_>) -> LastFlight {
+    if opening.is_some_and(|opening| !opening.is_empty()) {
+        LastFlight::WithFirstWrite
+    } else {
+        LastFlight::AtOnce
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_handshake_waits_for_no_client_that_has_said_nothing() {
+        for (opening, expected) in [
+            (None, LastFlight::AtOnce),
+            (Some(&b""[..]), LastFlight::AtOnce),
+            (Some(b"PING\r\n"), LastFlight::WithFirstWrite),
+        ] {
+            assert_eq!(last_flight(opening), expected, "{opening:?}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::names::{CALLER_CONNECTIONS, CALLER_REFUSED, CALLER_SESSIONS};
-use super::registry::{ReadPurpose, Registry};
+use super::registry::{Family, ReadPurpose, Registry};
 use super::text::{Text, labels};
 use super::values::{Counter, Gauge};
 use crate::caller;
@@ -24,7 +24,7 @@ const SHARED: [&str; 3] = [NO_UNIT, USERS, OTHERS];
 /// How many units have series of their own.
 const UNITS_MAX: usize = 100;
 
-static CALLERS: Registry<CallerSeries> = Registry::new();
+static CALLERS: Registry<CallerSeries> = Registry::new(FAMILIES);
 
 /// The metrics of one unit's callers.
 #[derive(Default)]
@@ -90,17 +90,15 @@ impl CallerSeries {
     }
 }
 
+const FAMILIES: &[Family<CallerSeries>] = &[
+    (&CALLER_CONNECTIONS, |its, series| series.counter(&its.connections)),
+    (&CALLER_REFUSED, |its, series| series.counter(&its.refused)),
+    (&CALLER_SESSIONS, |its, series| series.gauge(&its.sessions)),
+];
+
 /// Writes those of all units.
 pub(super) fn write(text: &mut Text<'_>, purpose: ReadPurpose) {
-    let all = CALLERS.read(purpose);
-    text.family(&CALLER_CONNECTIONS, &all, |its, series| series.counter(&its.connections));
-    text.family(&CALLER_REFUSED, &all, |its, series| series.counter(&its.refused));
-    text.family(&CALLER_SESSIONS, &all, |its, series| series.gauge(&its.sessions));
-}
-
-/// Drops what nobody asks for.
-pub(super) fn upkeep() {
-    CALLERS.upkeep();
+    CALLERS.write(text, &CALLERS.read(purpose));
 }
 
 #[cfg(test)]

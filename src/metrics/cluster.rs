@@ -10,18 +10,17 @@ use super::names::{
     LOGIN_FETCHES, LOGIN_SUCCESS, LOGINS, PENDING_DIALS, PRECONNECTED, PRECONNECTS, RETRY_BUDGET_EXHAUSTED,
     SESSION_DURATION, SessionBounds, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION, WAITING_SESSIONS,
 };
-use super::registry::{ReadPurpose, Registry};
+use super::registry::{Dropped, Family, ReadPurpose, Registry};
 use super::text::{Text, labels};
 use super::values::{Counter, Gauge, Histogram, Tally, Timestamp};
 use crate::name::ClusterName;
-use crate::sync::Mutex;
 
-static CLUSTERS: Registry<ClusterMetrics> = Registry::new();
-static CREDENTIALS: Registry<CredentialMetrics> = Registry::new();
-static CERTIFICATES: Registry<Timestamp> = Registry::new();
-static LOGIN_SOURCES: Registry<LoginMetrics> = Registry::new();
-static LOGIN_ENDS: Registry<Timestamp> = Registry::new();
-static DISCOVERIES: Registry<DiscoveryMetrics> = Registry::new();
+static CLUSTERS: Registry<ClusterMetrics> = Registry::new(FAMILIES);
+static CREDENTIALS: Registry<CredentialMetrics> = Registry::new(FAMILIES_OF_CREDENTIALS);
+static CERTIFICATES: Registry<Timestamp> = Registry::new(FAMILIES_OF_CERTIFICATES);
+static LOGIN_SOURCES: Registry<LoginMetrics> = Registry::new(FAMILIES_OF_LOGIN_SOURCES);
+static LOGIN_ENDS: Registry<Timestamp> = Registry::new(FAMILIES_OF_LOGIN_ENDS);
+static DISCOVERIES: Registry<DiscoveryMetrics> = Registry::new(FAMILIES_OF_DISCOVERIES);
 
 #[derive(Default)]
 pub(crate) struct ClusterMetrics {
@@ -137,8 +136,6 @@ pub(crate) struct LoginMetrics {
     succeeded: Timestamp,
     /// Its source gave none, or none that can be used.
     pub failed: Counter,
-    /// Of the user whose credential was fetched last.
-    expiry: Mutex<Option<Arc<Timestamp>>>,
 }
 
 impl LoginMetrics {
@@ -148,24 +145,17 @@ impl LoginMetrics {
         LOGIN_SOURCES.of(&labels([("cluster", cluster.as_str()), ("source", source)]))
     }
 
-    /// Records that the source gave a credential at that time, of that user, and when it ends. Only sources whose user is in the
-    /// file say the latter, so that users are as few as there.
-    pub(crate) fn record_fetched(
-        &self,
-        cluster: &ClusterName,
-        source: &'static str,
-        at: SystemTime,
-        user: &str,
-        expires: Option<SystemTime>,
-    ) {
+    /// Records that the source gave a credential at that time.
+    pub(crate) fn record_fetched(&self, at: SystemTime) {
         self.fetched.increment(1);
         self.succeeded.set(at);
-        if let Some(end) = expires {
-            let its =
-                LOGIN_ENDS.of(&labels([("cluster", cluster.as_str()), ("source", source), ("user", user)]));
-            its.set(end);
-            *self.expiry.lock() = Some(its);
-        }
+    }
+
+    /// When that user's credential ends, for as long as this is held: several users may have one source each. Only sources whose user
+    /// is in the file say when it ends, so that users are as few as there.
+    #[must_use]
+    pub(crate) fn expiry(cluster: &ClusterName, source: &'static str, user: &str) -> Arc<Timestamp> {
+        LOGIN_ENDS.of(&labels([("cluster", cluster.as_str()), ("source", source), ("user", user)]))
     }
 }
 
@@ -199,57 +189,70 @@ impl DiscoveryMetrics {
     }
 }
 
-/// Writes those of all clusters; returns the clusters' labels.
-pub(super) fn write(text: &mut Text<'_>, purpose: ReadPurpose) -> BTreeSet<Arc<str>> {
-    let all = CLUSTERS.read(purpose);
-    text.family(&SESSION_DURATION, &all, |its, series| series.histogram(&its.session_duration));
-    text.family(&FIRST_BYTE, &all, |its, series| series.histogram(&its.first_byte));
-    text.family(&PRECONNECTED, &all, |its, series| series.gauge(&its.preconnected));
-    text.family(&PRECONNECTS, &all, |its, series| {
+const FAMILIES: &[Family<ClusterMetrics>] = &[
+    (&SESSION_DURATION, |its, series| series.histogram(&its.session_duration)),
+    (&FIRST_BYTE, |its, series| series.histogram(&its.first_byte)),
+    (&PRECONNECTED, |its, series| series.gauge(&its.preconnected)),
+    (&PRECONNECTS, |its, series| {
         let (hits, misses) = (its.preconnect_hits.get(), its.preconnect_misses.get());
         let (retired, died) = (its.preconnects_retired.get(), its.preconnects_died.get());
         let results = [("hit", hits), ("miss", misses), ("retired", retired), ("died", died)];
         series.counts("result", results, false);
-    });
-    text.family(&BREAKER_STATE, &all, |its, series| series.gauge(&its.breaker_state));
-    text.family(&BREAKER_TRANSITIONS, &all, |its, series| series.tally("to", &its.breaker_transitions));
-    text.family(&RETRY_BUDGET_EXHAUSTED, &all, |its, series| series.counter(&its.retry_budget_exhausted));
-    text.family(&HEDGED_DIALS, &all, |its, series| series.tally("result", &its.hedged));
-    text.family(&TRIALS, &all, |its, series| series.tally("result", &its.trials));
-    text.family(&UNCLEAN_TLS_ENDS, &all, |its, series| series.counter(&its.unclean_tls_ends));
-    text.family(&CLUSTER_PANIC, &all, |its, series| series.gauge(&its.panic));
-    text.family(&PENDING_DIALS, &all, |its, series| series.gauge(&its.pending_dials));
-    text.family(&WAITING_SESSIONS, &all, |its, series| series.gauge(&its.waiting));
-    text.family(&WAIT_DURATION, &all, |its, series| series.histogram(&its.wait_duration));
-    text.family(&LOGINS, &all, |its, series| series.tally("result", &its.logins));
-    text.family(&INSECURE, &all, |its, series| series.gauge(&its.is_unverified));
-    write_credentials(text, purpose);
-    let discoveries = DISCOVERIES.read(purpose);
-    text.family(&DISCOVERY, &discoveries, |its, series| series.tally("result", &its.answers));
-    text.family(&DISCOVERY_FAILING, &discoveries, |its, series| series.gauge(&its.failing));
-    text.family(&DISCOVERY_SUCCESS, &discoveries, |its, series| series.timestamp(&its.succeeded));
+    }),
+    (&BREAKER_STATE, |its, series| series.gauge(&its.breaker_state)),
+    (&BREAKER_TRANSITIONS, |its, series| series.tally("to", &its.breaker_transitions)),
+    (&RETRY_BUDGET_EXHAUSTED, |its, series| series.counter(&its.retry_budget_exhausted)),
+    (&HEDGED_DIALS, |its, series| series.tally("result", &its.hedged)),
+    (&TRIALS, |its, series| series.tally("result", &its.trials)),
+    (&UNCLEAN_TLS_ENDS, |its, series| series.counter(&its.unclean_tls_ends)),
+    (&CLUSTER_PANIC, |its, series| series.gauge(&its.panic)),
+    (&PENDING_DIALS, |its, series| series.gauge(&its.pending_dials)),
+    (&WAITING_SESSIONS, |its, series| series.gauge(&its.waiting)),
+    (&WAIT_DURATION, |its, series| series.histogram(&its.wait_duration)),
+    (&LOGINS, |its, series| series.tally("result", &its.logins)),
+    (&INSECURE, |its, series| series.gauge(&its.is_unverified)),
+];
+
+const FAMILIES_OF_CREDENTIALS: &[Family<CredentialMetrics>] = &[(&CREDENTIAL_RELOADS, |its, series| {
+    series.counts("result", [("ok", its.replaced.get()), ("failed", its.failed.get())], false);
+})];
+
+const FAMILIES_OF_CERTIFICATES: &[Family<Timestamp>] =
+    &[(&CERTIFICATE_EXPIRY, |end, series| series.timestamp(end))];
+
+const FAMILIES_OF_LOGIN_SOURCES: &[Family<LoginMetrics>] = &[
+    (&LOGIN_SUCCESS, |its, series| series.timestamp(&its.succeeded)),
+    (&LOGIN_FETCHES, |its, series| {
+        series.counts("result", [("ok", its.fetched.get()), ("failed", its.failed.get())], false);
+    }),
+];
+
+const FAMILIES_OF_LOGIN_ENDS: &[Family<Timestamp>] = &[(&LOGIN_EXPIRY, |end, series| series.timestamp(end))];
+
+const FAMILIES_OF_DISCOVERIES: &[Family<DiscoveryMetrics>] = &[
+    (&DISCOVERY, |its, series| series.tally("result", &its.answers)),
+    (&DISCOVERY_FAILING, |its, series| series.gauge(&its.failing)),
+    (&DISCOVERY_SUCCESS, |its, series| series.timestamp(&its.succeeded)),
+];
+
+/// Writes those of all clusters; returns the clusters' labels.
+pub(super) fn write(text: &mut Text<'_>, purpose: ReadPurpose) -> BTreeSet<Arc<str>> {
+    let all = CLUSTERS.read(purpose);
+    CLUSTERS.write(text, &all);
+    CERTIFICATES.write(text, &CERTIFICATES.read(purpose));
+    CREDENTIALS.write(text, &CREDENTIALS.read(purpose));
+    LOGIN_ENDS.write(text, &LOGIN_ENDS.read(purpose));
+    LOGIN_SOURCES.write(text, &LOGIN_SOURCES.read(purpose));
+    DISCOVERIES.write(text, &DISCOVERIES.read(purpose));
     all.into_iter().map(|(labels, _)| labels).collect()
 }
 
-fn write_credentials(text: &mut Text<'_>, purpose: ReadPurpose) {
-    text.family(&CERTIFICATE_EXPIRY, &CERTIFICATES.read(purpose), |end, series| series.timestamp(end));
-    text.family(&CREDENTIAL_RELOADS, &CREDENTIALS.read(purpose), |its, series| {
-        series.counts("result", [("ok", its.replaced.get()), ("failed", its.failed.get())], false);
-    });
-    text.family(&LOGIN_EXPIRY, &LOGIN_ENDS.read(purpose), |end, series| series.timestamp(end));
-    let sources = LOGIN_SOURCES.read(purpose);
-    text.family(&LOGIN_SUCCESS, &sources, |its, series| series.timestamp(&its.succeeded));
-    text.family(&LOGIN_FETCHES, &sources, |its, series| {
-        series.counts("result", [("ok", its.fetched.get()), ("failed", its.failed.get())], false);
-    });
-}
-
 /// Drops what nobody asks for.
-pub(super) fn upkeep() {
-    CLUSTERS.upkeep();
-    CREDENTIALS.upkeep();
-    CERTIFICATES.upkeep();
-    LOGIN_SOURCES.upkeep();
-    LOGIN_ENDS.upkeep();
-    DISCOVERIES.upkeep();
+pub(super) fn upkeep(dropped: &mut Vec<Dropped>) {
+    CLUSTERS.upkeep(dropped);
+    CREDENTIALS.upkeep(dropped);
+    CERTIFICATES.upkeep(dropped);
+    LOGIN_SOURCES.upkeep(dropped);
+    LOGIN_ENDS.upkeep(dropped);
+    DISCOVERIES.upkeep(dropped);
 }

@@ -7,12 +7,12 @@ use super::names::{
     CONNECT_ATTEMPTS, CONNECT_DURATION, DialBounds, EJECTIONS, ENDPOINT_EJECTED, ENDPOINT_HEALTHY,
     ENDPOINT_SESSIONS, HANDSHAKE_DURATION, HEALTH_CHECKS, RESUMPTION_REFUSED, TLS_HANDSHAKES,
 };
-use super::registry::{ReadPurpose, Registry};
+use super::registry::{Dropped, Family, ReadPurpose, Registry};
 use super::text::{Text, labels};
 use super::values::{Counter, Gauge, Histogram, Tally};
 use crate::name::{ClusterName, EndpointName};
 
-static ENDPOINTS: Registry<EndpointMetrics> = Registry::new();
+static ENDPOINTS: Registry<EndpointMetrics> = Registry::new(FAMILIES);
 
 #[derive(Default)]
 pub(crate) struct EndpointMetrics {
@@ -69,45 +69,67 @@ impl EndpointMetrics {
 impl CheckMetrics {
     /// It is probed from now on, and counts as usable.
     pub(crate) fn begin(&self) {
-        self.healthy.set(1);
+        self.healthy.show(1);
     }
 
     /// Records the result of a probe, and whether the endpoint is usable after it.
     pub(crate) fn record_check(&self, result: &'static str, is_usable: bool) {
-        self.healthy.set(usize::from(is_usable));
+        self.healthy.show(usize::from(is_usable));
         self.results.increment(result);
     }
 
     /// Continues from the health that another process has found.
     pub(crate) fn restore(&self, is_usable: bool) {
-        self.healthy.set(usize::from(is_usable));
+        self.healthy.show(usize::from(is_usable));
     }
 
-    /// Records that it is no longer probed.
+    /// Records that it is no longer probed: whether it is usable is unknown from now on.
     pub(crate) fn remove(&self) {
-        self.healthy.set(0);
+        self.healthy.unset();
     }
 }
+
+const FAMILIES: &[Family<EndpointMetrics>] = &[
+    (&CONNECT_ATTEMPTS, |its, series| series.tally("result", &its.attempts)),
+    (&CONNECT_DURATION, |its, series| series.histogram(&its.connect_duration)),
+    (&HANDSHAKE_DURATION, |its, series| series.histogram(&its.handshake_duration)),
+    (&TLS_HANDSHAKES, |its, series| {
+        let kinds = [("full", its.full_handshakes.get()), ("resumed", its.resumed_handshakes.get())];
+        series.counts("kind", kinds, false);
+    }),
+    (&RESUMPTION_REFUSED, |its, series| series.counter(&its.resumption_refused)),
+    (&ENDPOINT_SESSIONS, |its, series| series.gauge(&its.sessions)),
+    (&ENDPOINT_HEALTHY, |its, series| series.gauge(&its.checks.healthy)),
+    (&HEALTH_CHECKS, |its, series| series.tally("result", &its.checks.results)),
+    (&ENDPOINT_EJECTED, |its, series| series.gauge(&its.ejected)),
+    (&EJECTIONS, |its, series| series.tally("fault", &its.ejections)),
+];
 
 /// Writes those of all endpoints.
 pub(super) fn write(text: &mut Text<'_>, purpose: ReadPurpose) {
-    let all = ENDPOINTS.read(purpose);
-    text.family(&CONNECT_ATTEMPTS, &all, |its, series| series.tally("result", &its.attempts));
-    text.family(&CONNECT_DURATION, &all, |its, series| series.histogram(&its.connect_duration));
-    text.family(&HANDSHAKE_DURATION, &all, |its, series| series.histogram(&its.handshake_duration));
-    text.family(&TLS_HANDSHAKES, &all, |its, series| {
-        let kinds = [("full", its.full_handshakes.get()), ("resumed", its.resumed_handshakes.get())];
-        series.counts("kind", kinds, false);
-    });
-    text.family(&RESUMPTION_REFUSED, &all, |its, series| series.counter(&its.resumption_refused));
-    text.family(&ENDPOINT_SESSIONS, &all, |its, series| series.gauge(&its.sessions));
-    text.family(&ENDPOINT_HEALTHY, &all, |its, series| series.gauge(&its.checks.healthy));
-    text.family(&HEALTH_CHECKS, &all, |its, series| series.tally("result", &its.checks.results));
-    text.family(&ENDPOINT_EJECTED, &all, |its, series| series.gauge(&its.ejected));
-    text.family(&EJECTIONS, &all, |its, series| series.tally("fault", &its.ejections));
+    ENDPOINTS.write(text, &ENDPOINTS.read(purpose));
 }
 
 /// Drops what nobody asks for.
-pub(super) fn upkeep() {
-    ENDPOINTS.upkeep();
+pub(super) fn upkeep(dropped: &mut Vec<Dropped>) {
+    ENDPOINTS.upkeep(dropped);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: an endpoint whose health check was taken out, or that was disabled, was reported as it was last, for ever.
+    #[test]
+    fn what_is_not_probed_has_no_health_and_what_is_down_has() {
+        let checks = CheckMetrics::default();
+        checks.begin();
+        checks.remove();
+        assert_eq!(checks.healthy.get(), None);
+        checks.record_check("timeout", false);
+        assert_eq!(checks.healthy.get(), Some(0));
+        checks.remove();
+        checks.restore(false);
+        assert_eq!(checks.healthy.get(), Some(0));
+    }
 }

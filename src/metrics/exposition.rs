@@ -11,12 +11,13 @@ use super::text::Text;
 use super::{caller, cluster, endpoint, listener, process};
 use crate::alarm;
 use crate::clock;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::Mutex;
 
 /// Reads the process' metrics, and adds what predecessors have counted. Clones share that.
 #[derive(Debug, Clone)]
 pub(crate) struct Exposition {
-    inherited: Arc<Mutex<AllInherited>>,
+    /// Read without the lock: a text may take long, and the main thread must not wait for it.
+    inherited: Arc<Mutex<Arc<AllInherited>>>,
     /// Whether our predecessor has reported what it had counted at its last scrape.
     settled: Arc<watch::Sender<bool>>,
 }
@@ -40,33 +41,41 @@ impl Exposition {
 
     /// Forgets what is gone, even without a scrape. To be called every five seconds.
     pub(crate) fn upkeep(&self) {
-        listener::upkeep();
-        cluster::upkeep();
-        endpoint::upkeep();
-        caller::upkeep();
+        let mut dropped = Vec::new();
+        listener::upkeep(&mut dropped);
+        cluster::upkeep(&mut dropped);
+        endpoint::upkeep(&mut dropped);
+        if !dropped.is_empty() {
+            self.change_inherited(|inherited| {
+                dropped.iter().for_each(|(metric, labels)| inherited.forget(metric, labels));
+            });
+        }
     }
 
     /// Adds to our sums what our predecessors have counted.
     pub(crate) fn set_inherited(&self, inherited: AllInherited) {
-        *self.inherited() = inherited;
+        *self.inherited.lock() = Arc::new(inherited);
     }
 
     /// What a successor has to continue from; `process`: our id.
     #[must_use]
     pub(crate) fn inherited_and_own(&self, process: u32) -> AllInherited {
-        let inherited = self.inherited().clone();
-        let shown = written(&inherited, ReadPurpose::Other);
-        inherited.with(process, &self.render_own(), &shown)
+        let inherited = self.inherited();
+        // What is shown matters for the sums of those that have ended.
+        let shown = inherited.has_ended().then(|| written(&inherited, ReadPurpose::Other));
+        let inherited = AllInherited::clone(&inherited);
+        inherited.with(process, &self.render_own(), &shown.unwrap_or_default())
     }
 
     /// Updates what another process has counted, from its own text.
     pub(crate) fn update_inherited(&self, process: u32, text: &str) {
-        self.inherited().update(process, InheritedMetrics::read(text));
+        let counted = InheritedMetrics::read(text);
+        self.change_inherited(|inherited| inherited.update(process, counted));
     }
 
     /// Records that the process has ended, or is no longer read from.
     pub(crate) fn end_inherited(&self, process: u32) {
-        self.inherited().end(process);
+        self.change_inherited(|inherited| inherited.end(process));
     }
 
     /// The callers' units that our predecessors have counted.
@@ -89,14 +98,19 @@ impl Exposition {
         let _ = alarm::timeout_at(clock::now() + SETTLING, settled.wait_for(|settled| *settled)).await;
     }
 
-    fn inherited(&self) -> MutexGuard<'_, AllInherited> {
-        self.inherited.lock()
+    fn inherited(&self) -> Arc<AllInherited> {
+        Arc::clone(&self.inherited.lock())
     }
 
-    /// The text that Prometheus reads.
+    /// Copies it where a text is being written from it.
+    fn change_inherited(&self, change: impl FnOnce(&mut AllInherited)) {
+        change(Arc::make_mut(&mut self.inherited.lock()));
+    }
+
+    /// The text that Prometheus reads. `is_scrape`: whoever asks reads it, which ends the series of what has departed.
     #[must_use]
-    pub(crate) fn render(&self) -> String {
-        written(&self.inherited(), ReadPurpose::Scrape)
+    pub(crate) fn render(&self, is_scrape: bool) -> String {
+        written(&self.inherited(), if is_scrape { ReadPurpose::Scrape } else { ReadPurpose::Other })
     }
 
     /// The text of this process alone.

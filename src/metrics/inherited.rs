@@ -1,15 +1,16 @@
 //! Sums that continue from those of our predecessors: parsed from their own text, and added to ours series by series
 //! (`text`).
 //!
-//! Text is stable between versions, and every version has it. A series is kept only while we have its object, so that none
-//! stays for ever (one that appears again begins anew); and a histogram only with the same buckets.
+//! Text is stable between versions, and every version has it. A series is forgotten when its object is dropped here, so that one
+//! that comes back begins anew as our own does, and is passed on only while we show it, so that none stays for ever; a histogram
+//! counts only with the same buckets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{CALLER_CONNECTIONS, PREFIX, histograms, is_live};
+use super::names::{CALLER_CONNECTIONS, Metric, PREFIX, histograms, is_live};
 
 /// What another process has counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub(crate) struct InheritedMetrics {
     sums: BTreeMap<String, f64>,
     /// Live sessions there, by series.
     live: BTreeMap<String, f64>,
+    /// How the series begin that were forgotten; its later reports have them again.
+    forgotten: BTreeSet<String>,
 }
 
 /// What all our predecessors have counted.
@@ -66,6 +69,17 @@ impl InheritedMetrics {
         read
     }
 
+    /// Forgets the sums of all series that begin like this. Whether there were any.
+    fn forget(&mut self, beginning: &str) -> bool {
+        let from = (Bound::Included(beginning), Bound::Unbounded);
+        let series = self.sums.range::<str, _>(from).map(|(series, _)| series);
+        let gone: Vec<_> = series.take_while(|series| series.starts_with(beginning)).cloned().collect();
+        for series in &gone {
+            self.sums.remove(series);
+        }
+        !gone.is_empty()
+    }
+
     fn of(&self, series: &str) -> f64 {
         self.sums.get(series).or_else(|| self.live.get(series)).copied().unwrap_or_default()
     }
@@ -80,8 +94,27 @@ impl AllInherited {
     }
 
     /// Updates what a process has counted.
-    pub(super) fn update(&mut self, process: u32, counted: InheritedMetrics) {
+    pub(super) fn update(&mut self, process: u32, mut counted: InheritedMetrics) {
+        counted.forgotten = self.living.remove(&process).unwrap_or_default().forgotten;
+        for beginning in std::mem::take(&mut counted.forgotten) {
+            counted.forget(&beginning);
+            counted.forgotten.insert(beginning);
+        }
         self.living.insert(process, counted);
+    }
+
+    /// Forgets what they have counted of an object, which is gone here.
+    pub(super) fn forget(&mut self, metric: &Metric, labels: &str) {
+        for part in metric.parts() {
+            // A label's value ends with a quote, so no longer value begins like it.
+            let beginning = format!("{}{part}{{{labels}", metric.name);
+            self.ended.forget(&beginning);
+            for living in self.living.values_mut() {
+                if living.forget(&beginning) {
+                    living.forgotten.insert(beginning.clone());
+                }
+            }
+        }
     }
 
     /// Ends a process: its sums stay.
@@ -123,6 +156,11 @@ impl AllInherited {
             series.map(ToOwned::to_owned).collect::<Vec<_>>()
         };
         self.all().flat_map(of_one).collect()
+    }
+
+    /// Whether there are sums of processes that have ended.
+    pub(super) fn has_ended(&self) -> bool {
+        !self.ended.sums.is_empty()
     }
 
     /// Whether nobody has counted anything.
@@ -187,6 +225,7 @@ fn has_our_buckets(family: &str, bounds: &BTreeSet<&str>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::names::{EJECTIONS, FIRST_BYTE};
 
     fn histogram(bounds: &[f64]) -> String {
         let mut text = "# TYPE ambassador_first_byte_seconds histogram\n".to_owned();
@@ -226,6 +265,32 @@ mod tests {
         assert_eq!(read.of(ACCEPTED), 212.0);
         assert_eq!(read.clone().with(3, "", &accepted(212)).of(ACCEPTED), 212.0, "it is shown");
         assert!(read.with(3, "", "").with(4, "", "").of(ACCEPTED) == 0.0, "nobody shows them any more");
+    }
+
+    /// Scenario: an endpoint left, and came back: our own count began anew and the predecessor's stayed, so that the sum fell to a
+    /// number that was not its own, and scrapers took all of it for an increase.
+    #[test]
+    fn what_is_dropped_here_is_forgotten_here() {
+        let text = "# TYPE ambassador_ejections_total counter\n\
+                    ambassador_ejections_total{cluster=\"up\",endpoint=\"a\",fault=\"dial\"} 40\n\
+                    ambassador_ejections_total{cluster=\"up\",endpoint=\"ab\",fault=\"dial\"} 2\n";
+        let of = |endpoint| {
+            format!("ambassador_ejections_total{{cluster=\"up\",endpoint=\"{endpoint}\",fault=\"dial\"}}")
+        };
+        let mut inherited = living(text);
+        inherited.update(8, InheritedMetrics::read(text));
+        inherited.end(8);
+        assert_eq!(inherited.of(&of("a")), 80.0);
+        inherited.forget(&EJECTIONS, "cluster=\"up\",endpoint=\"a\"");
+        inherited.update(7, InheritedMetrics::read(text));
+        assert_eq!((inherited.of(&of("a")), inherited.of(&of("ab"))), (0.0, 4.0));
+        // Our successor has our own count of the one that is back.
+        let theirs = inherited.with(9, text, text);
+        assert_eq!((theirs.of(&of("a")), theirs.of(&of("ab"))), (40.0, 6.0));
+        let bounds = histograms().find(|(name, _)| *name == FIRST_BYTE.name).unwrap().1;
+        let mut inherited = living(&histogram(bounds));
+        inherited.forget(&FIRST_BYTE, "cluster=\"up\"");
+        assert!(inherited.living[&7].sums.is_empty());
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::cluster::label_of as label_of_cluster;
 use super::names::{ACCEPT_ERRORS, ACCEPTED, CONNECTIONS, RECEIVED_BYTES, SENT_BYTES, SESSIONS_ACTIVE};
-use super::registry::{ReadPurpose, Registry};
+use super::registry::{Dropped, Family, ReadPurpose, Registry};
 use super::text::{Text, labels};
 use super::values::{Counter, Gauge};
 use crate::name::{ClusterName, ListenerName};
 use crate::outcome::Outcome;
 
-static LISTENERS: Registry<ListenerMetrics> = Registry::new();
-static DESTINATIONS: Registry<DestinationMetrics> = Registry::new();
+static LISTENERS: Registry<ListenerMetrics> = Registry::new(FAMILIES);
+static DESTINATIONS: Registry<DestinationMetrics> = Registry::new(FAMILIES_OF_DESTINATIONS);
 
 #[derive(Default)]
 pub(crate) struct ListenerMetrics {
@@ -63,34 +63,42 @@ fn parted(labels: &str) -> Option<(&str, &str)> {
     Some((&labels[..end], &labels[end + 1..]))
 }
 
-/// Writes those of all listeners. `clusters`: the labels of the clusters that there are.
-pub(super) fn write(text: &mut Text<'_>, purpose: ReadPurpose, clusters: &BTreeSet<Arc<str>>) {
-    let all = LISTENERS.read(purpose);
-    text.family(&ACCEPTED, &all, |its, series| series.counter(&its.accepted));
-    text.family(&CONNECTIONS, &all, |its, series| {
+const FAMILIES: &[Family<ListenerMetrics>] = &[
+    (&ACCEPTED, |its, series| series.counter(&its.accepted)),
+    (&CONNECTIONS, |its, series| {
         // Once a listener is used, all of its outcomes are there: else the first failure of a kind would come with the series,
         // and no alert on an increase would see it.
         let ended =
             Outcome::ALL.iter().zip(&its.ended).map(|(outcome, count)| (outcome.label(), count.get()));
         let is_used = its.accepted.get() > 0 || series.is_inherited(&ACCEPTED);
         series.counts("outcome", ended, is_used);
-    });
-    text.family(&ACCEPT_ERRORS, &all, |its, series| series.counter(&its.accept_errors));
+    }),
+    (&ACCEPT_ERRORS, |its, series| series.counter(&its.accept_errors)),
+];
+
+const FAMILIES_OF_DESTINATIONS: &[Family<DestinationMetrics>] = &[
+    (&SESSIONS_ACTIVE, |its, series| series.gauge(&its.active)),
+    (&SENT_BYTES, |its, series| series.counter(&its.sent)),
+    (&RECEIVED_BYTES, |its, series| series.counter(&its.received)),
+];
+
+/// Writes those of all listeners. `clusters`: the labels of the clusters that there are.
+pub(super) fn write(text: &mut Text<'_>, purpose: ReadPurpose, clusters: &BTreeSet<Arc<str>>) {
+    let all = LISTENERS.read(purpose);
+    LISTENERS.write(text, &all);
     let listeners: BTreeSet<_> = all.into_iter().map(|(labels, _)| labels).collect();
     let mut destinations = DESTINATIONS.read(purpose);
     destinations.retain(|(labels, _)| {
         parted(labels)
             .is_some_and(|(listener, cluster)| listeners.contains(listener) && clusters.contains(cluster))
     });
-    text.family(&SESSIONS_ACTIVE, &destinations, |its, series| series.gauge(&its.active));
-    text.family(&SENT_BYTES, &destinations, |its, series| series.counter(&its.sent));
-    text.family(&RECEIVED_BYTES, &destinations, |its, series| series.counter(&its.received));
+    DESTINATIONS.write(text, &destinations);
 }
 
 /// Drops what nobody asks for.
-pub(super) fn upkeep() {
-    LISTENERS.upkeep();
-    DESTINATIONS.upkeep();
+pub(super) fn upkeep(dropped: &mut Vec<Dropped>) {
+    LISTENERS.upkeep(dropped);
+    DESTINATIONS.upkeep(dropped);
 }
 
 #[cfg(test)]

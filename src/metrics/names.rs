@@ -140,6 +140,14 @@ metrics! {
 }
 
 impl Metric {
+    /// What is added to its name, in each of its series.
+    pub(super) const fn parts(&self) -> &'static [&'static str] {
+        match self.kind {
+            Counter | Gauge | LiveGauge | Timestamp => &[""],
+            Histogram(_) => &["_bucket", "_sum", "_count"],
+        }
+    }
+
     /// The word of its `TYPE` line.
     pub(super) const fn type_word(&self) -> &'static str {
         match self.kind {

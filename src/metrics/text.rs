@@ -4,11 +4,14 @@
 //! nothing, here or in a predecessor, is left out, and a family without series with it.
 
 use std::fmt::{Display, Write as _};
+use std::sync::Arc;
 
 use super::inherited::AllInherited;
 use super::names::Metric;
-use super::registry::Living;
 use super::values::{Bounds, Counter, Gauge, Histogram, Tally, Timestamp};
+
+/// Objects with their labels as they are written between braces, in the order of these.
+pub(super) type Living<V> = Vec<(Arc<str>, Arc<V>)>;
 
 /// The text, as far as it is written.
 pub(super) struct Text<'a> {
@@ -141,7 +144,7 @@ impl Series<'_, '_> {
             self.put("_bucket", Some(("le", bound)), Sample { is_whole: true, ..Sample::sum(total) });
         }
         self.put("_sum", None, Sample::number(Some(sum)));
-        self.put("_count", None, Sample::sum(total));
+        self.put("_count", None, Sample { is_whole: true, ..Sample::sum(total) });
     }
 
     fn put(&mut self, suffix: &str, label: Option<(&str, &dyn Display)>, sample: Sample) {
@@ -229,7 +232,6 @@ mod tests {
     use super::*;
     use crate::metrics::inherited::InheritedMetrics;
     use crate::metrics::names::{ACCEPTED, CONNECTIONS, DialBounds, FIRST_BYTE, SESSIONS_ACTIVE};
-    use std::sync::Arc;
     use std::time::Duration;
 
     fn objects<V: Default>(names: &[&str]) -> Living<V> {

@@ -33,7 +33,7 @@ impl Counter {
     }
 }
 
-/// A number that goes up and down. It begins to exist with the first change from zero.
+/// A number that goes up and down. It begins to exist with the first change from zero, or when it is shown.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge {
     value: AtomicI64,
@@ -58,6 +58,18 @@ impl Gauge {
         if value != 0 {
             self.exists.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Sets it, and lets it exist even as zero.
+    pub(super) fn show(&self, value: usize) {
+        self.set(value);
+        self.exists.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends it, until the next change.
+    pub(super) fn unset(&self) {
+        self.exists.store(false, Ordering::Relaxed);
+        self.value.store(0, Ordering::Relaxed);
     }
 
     /// `None` before the first change from zero.
@@ -123,7 +135,7 @@ pub(crate) trait Bounds {
 struct HistogramCells {
     /// One for each bound, and one for what is above the last.
     buckets: Box<[AtomicU64]>,
-    nanoseconds: AtomicU64,
+    microseconds: AtomicU64,
 }
 
 /// What a histogram has counted.
@@ -137,24 +149,32 @@ pub(super) struct HistogramSums {
 impl<B: Bounds> Histogram<B> {
     /// Counts a duration.
     pub(crate) fn record(&self, duration: Duration) {
-        let cells = self.0.get_or_init(|| {
-            let buckets = (0..=B::BOUNDS.len()).map(|_| AtomicU64::new(0)).collect();
-            Box::new(HistogramCells { buckets, nanoseconds: AtomicU64::new(0) })
-        });
+        let cells = self.cells();
         let seconds = duration.as_secs_f64();
         let bucket = B::BOUNDS.partition_point(|bound| *bound < seconds);
         cells.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        // Enough for 584 years.
-        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        cells.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+        // Durations of any number of sessions are added up: of nanoseconds ten thousand sessions fill the cell within weeks. Rounded,
+        // as connects on the same host take few.
+        let rounded = duration.saturating_add(Duration::from_nanos(500));
+        let microseconds = u64::try_from(rounded.as_micros()).unwrap_or(u64::MAX);
+        let add = |sum: u64| Some(sum.saturating_add(microseconds));
+        // It adds always.
+        let _ = cells.microseconds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 
-    /// `None` before the first.
+    fn cells(&self) -> &HistogramCells {
+        self.0.get_or_init(|| {
+            let buckets = (0..=B::BOUNDS.len()).map(|_| AtomicU64::new(0)).collect();
+            Box::new(HistogramCells { buckets, microseconds: AtomicU64::new(0) })
+        })
+    }
+
+    /// `None` before the first has been counted.
     pub(super) fn get(&self) -> Option<HistogramSums> {
         let cells = self.0.get()?;
-        let buckets = cells.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
-        let nanoseconds = Duration::from_nanos(cells.nanoseconds.load(Ordering::Relaxed));
-        Some(HistogramSums { buckets, sum: nanoseconds.as_secs_f64() })
+        let buckets: Vec<_> = cells.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+        let sum = Duration::from_micros(cells.microseconds.load(Ordering::Relaxed)).as_secs_f64();
+        buckets.iter().any(|count| *count > 0).then_some(HistogramSums { buckets, sum })
     }
 }
 
@@ -179,6 +199,11 @@ mod tests {
         gauge.decrement();
         assert_eq!(gauge.get(), Some(0), "it stays, or a scraper would take it for gone");
         gauge.set(0);
+        assert_eq!(gauge.get(), Some(0));
+        gauge.unset();
+        gauge.set(0);
+        assert_eq!(gauge.get(), None);
+        gauge.show(0);
         assert_eq!(gauge.get(), Some(0));
         time.set(SystemTime::UNIX_EPOCH + Duration::from_millis(1500));
         assert_eq!(time.get(), Some(1.5));
@@ -205,7 +230,31 @@ mod tests {
         }
         let sums = histogram.get().expect("recorded");
         assert_eq!((sums.buckets, sums.sum), (vec![2, 2, 1], 2.004));
+        histogram.record(Duration::from_nanos(1_500));
+        assert_eq!(histogram.get().expect("recorded").sum, 2.004_002);
         histogram.record(Duration::MAX);
-        assert_eq!(histogram.get().expect("recorded").buckets, [2, 2, 2]);
+        let sums = histogram.get().expect("recorded");
+        assert_eq!(sums.buckets, [3, 2, 2]);
+        histogram.record(Duration::from_secs(1));
+        assert!(histogram.get().expect("recorded").sum >= sums.sum, "it never falls");
+    }
+
+    /// Scenario: ten thousand sessions of a day each are 27 years in a day. Within three weeks the sum in nanoseconds was at its end and
+    /// began at zero: an increase, to scrapers, of all of it.
+    #[test]
+    fn a_sum_is_that_of_very_many_sessions() {
+        let (histogram, century) = (Histogram::<Two>::default(), Duration::from_secs(100 * 365 * 86_400));
+        (0..1000).for_each(|_| histogram.record(century));
+        assert_eq!(histogram.get().expect("recorded").sum, 1000.0 * century.as_secs_f64());
+    }
+
+    /// Scenario: a scrape came between the first duration's memory and its count, and read buckets without their `_count`.
+    #[test]
+    fn what_is_not_counted_yet_is_no_histogram() {
+        let histogram = Histogram::<Two>::default();
+        histogram.cells();
+        assert!(histogram.get().is_none());
+        histogram.record(Duration::ZERO);
+        assert_eq!(histogram.get().expect("recorded").buckets, [1, 0, 0]);
     }
 }

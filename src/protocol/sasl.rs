@@ -28,6 +28,20 @@ pub(super) enum Mechanism {
 }
 
 impl Mechanism {
+    const ALL: [Self; 7] = [
+        Self::Plain,
+        Self::Login,
+        Self::XOAuth2,
+        Self::OAuthBearer,
+        Self::ScramSha256,
+        Self::ScramSha256Plus,
+        Self::External,
+    ];
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mechanism| mechanism.name() == name)
+    }
+
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
@@ -40,17 +54,6 @@ impl Mechanism {
         }
     }
 
-    /// The mechanisms that may carry such a secret, the best first.
-    const fn that_carry(kind: SecretKind) -> &'static [Self] {
-        match kind {
-            SecretKind::Password => &[Self::ScramSha256Plus, Self::ScramSha256, Self::Plain, Self::Login],
-            SecretKind::PasswordToken => &[Self::Plain, Self::Login],
-            SecretKind::BearerToken => &[Self::OAuthBearer, Self::XOAuth2],
-            SecretKind::Certificate => &[Self::External],
-            SecretKind::LoneToken | SecretKind::Nkey => &[],
-        }
-    }
-
     /// The best offered mechanism that may carry such a secret and is allowed; names are compared without case (RFC 4422 §3.1).
     pub(super) fn choose(
         offered: &[&str],
@@ -58,7 +61,8 @@ impl Mechanism {
         can_bind: bool,
         is_allowed: impl Fn(Self) -> bool,
     ) -> Option<Self> {
-        Self::that_carry(kind).iter().copied().find(|mechanism| {
+        let mut that_carry = names(kind).iter().filter_map(|name| Self::named(name));
+        that_carry.find(|mechanism| {
             (can_bind || *mechanism != Self::ScramSha256Plus)
                 && is_allowed(*mechanism)
                 && offered.iter().any(|name| name.eq_ignore_ascii_case(mechanism.name()))
@@ -326,12 +330,12 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_mechanisms() {
-        for kind in SecretKind::ALL {
+        let names = SecretKind::ALL.into_iter().flat_map(names);
+        assert!(names.clone().all(|name| Mechanism::named(name).is_some()));
+        for mechanism in Mechanism::ALL {
             assert!(
-                Mechanism::that_carry(kind)
-                    .iter()
-                    .map(|mechanism| mechanism.name())
-                    .eq(names(kind).iter().copied())
+                names.clone().any(|name| *name == mechanism.name()),
+                "nothing is carried by {mechanism:?}"
             );
         }
     }

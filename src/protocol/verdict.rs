@@ -14,8 +14,12 @@ const IN_URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_
 pub(super) const REPEATS: &str = "its words repeat the secret";
 
 impl LoginCredentials {
-    /// Whether a server's message has the secret in it, as it is or as a mechanism sends it.
+    /// Whether a server's message has the secret in it, as it is or as a mechanism sends it. A certificate has none, and what a
+    /// mechanism would send is then the user's name alone.
     pub(super) fn is_repeated_in(&self, said: &[u8]) -> bool {
+        if self.secret.expose().is_empty() {
+            return false;
+        }
         let secret = secret_message(&[self.secret.expose().as_bytes()]);
         let mut in_url = Zeroizing::new(String::with_capacity(3 * secret.len()));
         in_url.extend(utf8_percent_encode(self.secret.expose(), IN_URL));

@@ -123,9 +123,10 @@ pub(crate) fn secret(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     /// Larger than any key file.
     const LARGEST: usize = 256 * 1024;
     let file = File::open(path)?;
-    // All of it is overwritten in the end, so it is as large as the file; a pipe has no size.
+    // All of it is overwritten in the end, so it is about as large as the file; a pipe has no size.
     let size = usize::try_from(file.metadata()?.len()).unwrap_or(LARGEST);
-    let capacity = if size == 0 { LARGEST } else { LARGEST.min(size + 1) };
+    // Into less than 32 free bytes the library reads by way of a buffer on the stack, which nobody overwrites.
+    let capacity = if size == 0 { LARGEST } else { LARGEST.min((size + 1).max(64)) };
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     let most = u64::try_from(capacity).unwrap_or(u64::MAX);
     // Reads to the end of the file but not beyond the capacity, which would make the vector grow.
@@ -150,6 +151,19 @@ pub(super) fn unreadable(path: &Path, error: &pem::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A secret of up to 30 bytes was read by way of the stack, where a copy stayed.
+    #[test]
+    fn a_short_secret_is_read_into_memory_with_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        for length in [1, 30, 31, 63, 64, 1000] {
+            std::fs::write(&path, "x".repeat(length)).unwrap();
+            let read = secret(&path).unwrap();
+            assert_eq!(read.len(), length);
+            assert_eq!(read.capacity(), (length + 1).max(64));
+        }
+    }
 
     #[test]
     fn a_file_is_read_once_in_a_round_and_again_in_the_next() {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::harness::pgwire::{accept_ssl, app_startup, message, read_startup, sasl_offer, welcome};
 use crate::harness::token_server::{Reply, TokenServer, token};
 use crate::harness::{
-    Ambassador, Client, Config, Conn, Pki, ServerTls, Upstream, ambassador, finish, until, wait,
+    Ambassador, Client, Config, Conn, Pki, ServerTls, Upstream, ambassador, finish, until, until_within, wait,
 };
 
 pub(crate) const SECRET: &str = "c0rrect-h0rse";
@@ -202,31 +202,33 @@ fn a_thousand_sessions_at_once_are_one_request() {
 
 #[test]
 fn a_short_lived_token_is_renewed_ahead_and_sessions_go_on() {
+    // A fifth of it, less the jitter, is what a busy host may take to renew a token.
+    const LIFE: Duration = Duration::from_secs(15);
     let files = Files::new();
     let database = Database::that_takes(&["good"]);
     let given = Arc::<Mutex<Vec<Instant>>>::default();
     let giving = Arc::clone(&given);
     let tokens = TokenServer::start(move |number, _| {
         giving.lock().expect("moments nobody poisoned").push(Instant::now());
-        Reply::Json(200, token(&format!("good-{number}"), 5))
+        Reply::Json(200, token(&format!("good-{number}"), LIFE.as_secs() as u32))
     });
     let ambassador = start(&database, &tokens, &files);
-    // Session after session over three lives; none waits for a token.
-    while tokens.asked().len() < 4 {
+    // Session after session over two lives; none waits for a token.
+    until_within(3 * LIFE, "the third token was shown", || {
         use_it(&ambassador);
-    }
+        database.taken_at().iter().any(|(token, _)| token == "good-2").then_some(())
+    });
     let records = ambassador.records();
     assert!(records.iter().all(|record| record["outcome"] == "completed"), "{records:?}");
     // None was shown past its end, and there was one request for each four fifths of a life.
     let given = given.lock().expect("moments nobody poisoned").clone();
-    let shown = database.taken_at();
-    assert!(shown.iter().any(|(token, _)| token == "good-2"));
-    for (token, at) in shown {
+    for (token, at) in database.taken_at() {
         let number: usize = token.strip_prefix("good-").and_then(|number| number.parse().ok()).expect("ours");
-        assert!(at - given[number] < Duration::from_secs(5), "{token} after {:?}", at - given[number]);
+        assert!(at - given[number] < LIFE, "{token} after {:?}", at - given[number]);
     }
     for pair in given.windows(2) {
-        assert!(pair[1] - pair[0] > Duration::from_millis(3900), "{:?}", pair[1] - pair[0]);
+        // Its end is in whole seconds.
+        assert!(pair[1] - pair[0] > LIFE * 4 / 5 - Duration::from_secs(2), "{:?}", pair[1] - pair[0]);
     }
     must_not_show(&ambassador, &[SECRET, "good-1"]);
 }
@@ -274,8 +276,8 @@ fn what_is_no_token_is_told_and_a_redirect_is_not_followed() {
         (Reply::Close, "waiting for the answer failed"),
         (Reply::Json(200, " ".repeat(70_000)), "answers with more than 65536 bytes"),
         // Longer than the deadline of a request.
-        (Reply::Held(String::new()), "no answer within 10s (waiting for the answer)"),
-        (Reply::Endless { is_fast: false }, "no answer within 10s (waiting for the answer)"),
+        (Reply::Held(String::new()), "no answer within 10s ("),
+        (Reply::Endless { is_fast: false }, "no answer within 10s ("),
         (Reply::Endless { is_fast: true }, "answers with more than 65536 bytes"),
     ]
     .map(|(reply, expected)| {

@@ -48,6 +48,32 @@ fn a_changed_cluster_takes_new_sessions_and_leaves_live_ones_alone() {
     assert_eq!(ambassador.get("/sessions").json()["sessions"][0]["endpoint"], before.address());
 }
 
+/// Scenario: `tls` with `insecure_skip_verify` and `health_check` were taken out of the file, and their gauges stayed at what they
+/// were: an alert on an endpoint that nobody probed any more went on for ever.
+#[test]
+fn what_is_taken_out_is_not_reported_any_more() {
+    let pki = Pki::new();
+    let upstream = Upstream::tls(ServerTls::new(&pki.server(&["127.0.0.1"])).build(), roles::echo);
+    let tls =
+        "tls: { insecure_skip_verify: true }\nhealth_check: { type: tls, interval: 100ms, timeout: 5s }";
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], tls));
+    let of = |name: &str| {
+        let samples = ambassador.metrics();
+        samples.samples().iter().find(|one| one.name == name).map(|one| one.value)
+    };
+    let (insecure, healthy) = ("ambassador_tls_verification_disabled", "ambassador_endpoint_healthy");
+    until("it was probed", || (of("ambassador_health_checks_total")? > 0.0).then_some(()));
+    assert_eq!((of(insecure), of(healthy)), (Some(1.0), Some(1.0)));
+    // Disabled, it is not probed, and enabled again it is.
+    let path = |order: &str| format!("/clusters/up/endpoints/{}/{order}", upstream.address());
+    assert_eq!(ambassador.post(&path("disable")).status, 200);
+    until("it was not claimed to be healthy", || of(healthy).is_none().then_some(()));
+    assert_eq!(ambassador.post(&path("enable")).status, 200);
+    until("it was probed again", || (of(healthy)? == 1.0).then_some(()));
+    reload(&ambassador, &Config::app(&[&upstream.address()], ""));
+    assert_eq!((of(insecure), of(healthy)), (Some(0.0), None));
+}
+
 #[test]
 fn what_is_not_changed_is_not_touched() {
     let upstream = Upstream::plain(roles::echo);

@@ -19,6 +19,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use super::answer::{OAuth2Error, TokenAnswer};
+use super::file::without_line_end;
 use super::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl, KEPT, percent_encoded};
 use super::{FetchError, FetchedLogin, LoginSource};
 use crate::clock;
@@ -378,8 +379,7 @@ fn secret_of(path: &Path) -> Result<Zeroizing<String>, String> {
     let shown = path.display();
     let bytes = read_secret(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
     let text = std::str::from_utf8(&bytes).map_err(|_| format!("{shown} is not UTF-8"))?;
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    let text = text.strip_suffix('\r').unwrap_or(text);
+    let text = without_line_end(text);
     if text.is_empty() {
         return Err(format!("{shown} is empty"));
     }

@@ -168,7 +168,10 @@ impl SaslLogin {
             (Expects::Done, _) if answer.is_done => Ok(self.signed_in()),
             (Expects::Done, _) => Err(malformed("the login has no end")),
             // MONGODB-X509 has one step.
-            (_, _) => Ok(self.signed_in()),
+            (Expects::Accepted, None) => Ok(self.signed_in()),
+            (Expects::Accepted, Some(_)) | (Expects::ServerFirst | Expects::ServerFinal, None) => {
+                Err(malformed("an answer that belongs to no login"))
+            }
         }
     }
 

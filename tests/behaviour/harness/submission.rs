@@ -37,9 +37,14 @@ fn sasl(mechanisms: &str, more: &str, files: &[(&str, &str)]) -> Server {
 /// The server. Port 0 has STARTTLS and offers PLAIN, LOGIN and SCRAM-SHA-256; port 1 has TLS from the first byte and offers
 /// PLAIN; port 2 has STARTTLS and LOGIN alone; port 3 knows no AUTH.
 pub(crate) fn submission() -> &'static Server {
-    static SASL: OnceLock<Server> = OnceLock::new();
     static SHARED: OnceLock<Server> = OnceLock::new();
-    shared(&SHARED, || submission_by(shared(&SASL, || sasl("plain login scram-sha-256", "", &[]))))
+    shared(&SHARED, submission_alone)
+}
+
+/// Another Postfix, whose log has no sessions of other tests.
+pub(crate) fn submission_alone() -> Server {
+    static SASL: OnceLock<Server> = OnceLock::new();
+    submission_by(shared(&SASL, || sasl("plain login scram-sha-256", "", &[])))
 }
 
 /// Dovecot, and Postfix that asks it: OAuth tokens are taken by these mechanisms on port 0, as these settings say.

@@ -328,6 +328,17 @@ fn what_repeats_the_password_does_not_reach_the_client() {
     assert!(rejected.contains("its words repeat the secret") && !rejected.contains("pencil"), "{rejected}");
 }
 
+/// Scenario: a certificate has no secret, so that PLAIN's message was the user's name between zeros; that is a part of
+/// `session_authorization`, which never reached the client. libpq's drivers ask the server again for what is missing.
+#[test]
+fn a_login_without_a_secret_withholds_nothing() {
+    let mut login = begun(&Case { kind: SecretKind::Certificate, ..Case::default() });
+    let parameter = message(b'S', b"session_authorization\0app\0");
+    let come = [request(0, b""), parameter, message(b'Z', b"I")].concat();
+    let LoginStep::SignedIn(signed_in) = login.receive(&come).unwrap() else { panic!("not signed in") };
+    assert_eq!(signed_in.to_client, come);
+}
+
 #[test]
 fn a_token_goes_by_oauthbearer_alone() {
     let token = || Case { kind: SecretKind::BearerToken, ..Case::default() };
