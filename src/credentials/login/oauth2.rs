@@ -19,9 +19,9 @@ use hyper::header::{ACCEPT, AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use super::answer::{OAuth2Error, TokenAnswer};
-use super::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl, KEPT, percent_encoded};
 use super::{FetchError, FetchedLogin, LoginSource};
 use crate::clock;
+use crate::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl, KEPT, percent_encoded};
 use crate::protocol::{LoginCredentials, Secret, SecretKind};
 use crate::sync::Mutex;
 use crate::tls::{Roots, read_secret};
@@ -253,7 +253,7 @@ impl OAuth2 {
         };
         let answer = form.post(url, &self.roots)?;
         let token = TokenAnswer::read(&answer, &form.secrets(), begun)
-            .map_err(|error| answer.failure(self.explain(url, &error)))?;
+            .map_err(|error| FetchError::by(&answer, self.explain(url, &error)))?;
         Ok((token, user))
     }
 
