@@ -79,13 +79,14 @@ const WALL: &[(&str, &str)] = &[
     ("credentials/login/follow.rs", "when a token ends, which the server has said in seconds from now"),
     ("credentials/login/aws.rs", "the date of a signed token"),
     ("credentials/login/cloud.rs", "when a token ends"),
-    ("credentials/login/http.rs", "a pause that a server asks for by a date"),
+    ("http/mod.rs", "a pause that a server asks for by a date"),
     ("credentials/login/oauth2.rs", "the same, and the dates of a signed assertion"),
     ("credentials/login/oauth2/device.rs", "the same"),
     ("daemon/reload.rs", "a metric in seconds since 1970"),
     ("daemon/startup_log.rs", "the first lines of the log"),
     ("tls/endpoint.rs", "whether what a handshake was asked is still asked: lists and certificates end"),
-    ("discovery/follow.rs", "a metric in seconds since 1970"),
+    ("discovery/follow.rs", "a metric in seconds since 1970, and the age of what was kept on disk"),
+    ("admin/status.rs", "the age of what was kept on disk"),
 ];
 
 /// File names that say nothing about the content.

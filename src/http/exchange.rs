@@ -1,6 +1,5 @@
 //! One request over a connection of its own, and the beginning of its answer, whose body is read as it comes.
 
-use std::cell::Cell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -20,8 +19,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::{HttpError, HttpField, HttpRequest, HttpUrl};
-use crate::tls;
-use crate::{alarm, clock};
+use crate::sync::Mutex;
+use crate::{alarm, clock, tls};
 
 /// An address may take this long to connect while there is another one.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -61,12 +60,12 @@ impl fmt::Debug for HttpResponse {
 /// See [`HttpError`].
 pub(crate) async fn open(request: HttpRequest<'_>, terms: HttpTerms<'_>) -> Result<HttpResponse, HttpError> {
     let (url, begun, until) = (request.url, clock::now(), terms.until);
-    let exchange = Exchange { url, until, step: Cell::new("connecting") };
+    let exchange = Exchange { url, until, step: Mutex::new("connecting") };
     match alarm::timeout_at(until, Box::pin(exchange.run(request, terms))).await {
         Ok(answer) => answer,
         Err(alarm::Elapsed) => {
             let after = until.saturating_duration_since(begun);
-            Err(HttpError::TimedOut { url: url.to_string(), step: exchange.step.get(), after })
+            Err(HttpError::TimedOut { url: url.to_string(), step: *exchange.step.lock(), after })
         }
     }
 }
@@ -75,7 +74,7 @@ struct Exchange<'a> {
     url: &'a HttpUrl,
     until: Instant,
     /// What it is doing, in words.
-    step: Cell<&'static str>,
+    step: Mutex<&'static str>,
 }
 
 impl Exchange<'_> {
@@ -89,14 +88,14 @@ impl Exchange<'_> {
         let Some(config) = terms.tls.filter(|_| self.url.is_tls) else {
             return self.talk(socket, request).await;
         };
-        self.step.set("the TLS handshake");
+        *self.step.lock() = "the TLS handshake";
         let name = ServerName::try_from(self.url.host.clone()).expect("it was read before");
         let stream = TlsConnector::from(config).connect(name, socket).await;
         self.talk(stream.map_err(|error| self.failed(tls::https_failure(&error)))?, request).await
     }
 
     fn failed(&self, reason: impl fmt::Display) -> HttpError {
-        HttpError::Step { url: self.url.to_string(), step: self.step.get(), reason: reason.to_string() }
+        HttpError::Step { url: self.url.to_string(), step: *self.step.lock(), reason: reason.to_string() }
     }
 
     async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, HttpError> {
@@ -120,7 +119,7 @@ impl Exchange<'_> {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         request: Request<Full<Bytes>>,
     ) -> Result<HttpResponse, HttpError> {
-        self.step.set("waiting for the answer");
+        *self.step.lock() = "waiting for the answer";
         let handshake = http1::Builder::new().max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.failed(error))?;
         // Its own error is one of the answer, too.

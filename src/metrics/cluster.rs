@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use super::names::{
     BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
-    DISCOVERY_FAILING, DISCOVERY_SUCCESS, DialBounds, FIRST_BYTE, HEDGED_DIALS, INSECURE, LOGIN_EXPIRY,
-    LOGIN_FETCHES, LOGIN_SUCCESS, LOGINS, PENDING_DIALS, PRECONNECTED, PRECONNECTS, RETRY_BUDGET_EXHAUSTED,
-    SESSION_DURATION, SessionBounds, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION, WAITING_SESSIONS,
+    DISCOVERY_FAILING, DISCOVERY_KEPT, DISCOVERY_SUCCESS, DialBounds, FIRST_BYTE, HEDGED_DIALS, INSECURE,
+    LOGIN_EXPIRY, LOGIN_FETCHES, LOGIN_SUCCESS, LOGINS, PENDING_DIALS, PRECONNECTED, PRECONNECTS,
+    RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, SessionBounds, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION,
+    WAITING_SESSIONS,
 };
 use super::registry::{ReadPurpose, Registry};
 use super::text::{Text, labels};
@@ -174,6 +175,7 @@ pub(crate) struct DiscoveryMetrics {
     answers: Tally,
     failing: Gauge,
     succeeded: Timestamp,
+    kept: Timestamp,
 }
 
 impl DiscoveryMetrics {
@@ -191,6 +193,14 @@ impl DiscoveryMetrics {
     /// Records the time of a successful answer.
     pub(crate) fn record_success(&self, at: SystemTime) {
         self.succeeded.set(at);
+    }
+
+    /// Sets when the endpoints in use were written to disk, if they come from there.
+    pub(crate) fn set_kept(&self, written: Option<SystemTime>) {
+        match written {
+            Some(written) => self.kept.set(written),
+            None => self.kept.unset(),
+        }
     }
 
     /// Sets how many of the cluster's sources have no answer.
@@ -228,6 +238,7 @@ pub(super) fn write(text: &mut Text<'_>, purpose: ReadPurpose) -> BTreeSet<Arc<s
     text.family(&DISCOVERY, &discoveries, |its, series| series.tally("result", &its.answers));
     text.family(&DISCOVERY_FAILING, &discoveries, |its, series| series.gauge(&its.failing));
     text.family(&DISCOVERY_SUCCESS, &discoveries, |its, series| series.timestamp(&its.succeeded));
+    text.family(&DISCOVERY_KEPT, &discoveries, |its, series| series.timestamp(&its.kept));
     all.into_iter().map(|(labels, _)| labels).collect()
 }
 
