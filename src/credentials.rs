@@ -33,10 +33,10 @@ pub(crate) use expiry::{ends, near};
 pub(crate) use login::LoginSettings;
 pub(crate) use login::{
     AZURE_DATABASES, AssertionSettings, AwsEnvironment, AwsIam, AwsService, CertificateProof, ClientProof,
-    Cloud, CloudToken, FetchedLogin, Grant, HttpUrl, IssuedLogin, JwtAlgorithm, LoginCredential, LoginPermit,
-    LoginSource, LoginView, NkeyFile, NoLogin, OAuth2, OAuth2Client, PasswordFile, PlainHttp,
-    RefreshTokenFile, ServiceAccount, SignInProgress, TokenFile, TokenUser, fetch_once,
-    follow as follow_login, password_exposure,
+    Cloud, CloudToken, FetchedLogin, Grant, IssuedLogin, JwtAlgorithm, LoginCredential, LoginPermit,
+    LoginSource, LoginView, NkeyFile, NoLogin, OAuth2, OAuth2Client, PasswordFile, RefreshTokenFile,
+    ServiceAccount, SignInProgress, TokenFile, TokenUser, fetch_once, follow as follow_login,
+    password_exposure,
 };
 
 use expiry::{is_nearer, is_news};

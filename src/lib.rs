@@ -28,27 +28,29 @@ mod tls; // 2
 mod watch; // 2
 mod workers; // 2
 
-mod credentials; // 3
-mod log; // 3
-mod relay; // 3
+mod http; // 3
 
-mod cluster; // 4
-mod downstream; // 4
+mod credentials; // 4
+mod log; // 4
+mod relay; // 4
 
-mod dial; // 5
-mod discovery; // 5
+mod cluster; // 5
+mod downstream; // 5
 
-mod health; // 6
-mod session; // 6
+mod dial; // 6
+mod discovery; // 6
 
-mod admin; // 7
-mod listener; // 7
+mod health; // 7
+mod session; // 7
 
-mod config; // 8
+mod admin; // 8
+mod listener; // 8
 
-mod daemon; // 9
+mod config; // 9
 
-pub mod cli; // 10
+mod daemon; // 10
+
+pub mod cli; // 11
 
 /// For this package's own benches, simulation and fuzz targets only; it changes without notice.
 #[doc(hidden)]

@@ -332,12 +332,28 @@ impl ClusterStatus {
             pending_dials: load.dials,
             waiting: cluster.waiting(),
             endpoints: cluster.view().into_iter().map(|view| EndpointStatus::of(view, now)).collect(),
-            discovery: cluster.discovery().origins.iter().map(OriginStatus::of).collect(),
+            discovery: {
+                let discovery = cluster.discovery();
+                let kept = discovery.kept.map(|written| OriginStatus::kept(written, discovery.endpoints));
+                discovery.origins.iter().map(OriginStatus::of).chain(kept).collect()
+            },
         }
     }
 }
 
 impl OriginStatus {
+    /// Endpoints that are in use because they were kept on disk.
+    fn kept(written: SystemTime, endpoints: usize) -> Self {
+        let age = clock::wall().duration_since(written).unwrap_or_default();
+        Self {
+            kind: "kept".into(),
+            name: "endpoints kept on disk".into(),
+            found: Reported::from(endpoints),
+            age_ms: Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            ..Self::default()
+        }
+    }
+
     fn of(origin: &Origin) -> Self {
         let now = clock::now();
         let millis = |lasted: Duration| u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);

@@ -1,7 +1,7 @@
 //! The published status of a cluster's discovery, and requests to refresh it early.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::{Notify, watch};
 
@@ -15,6 +15,8 @@ pub(crate) struct DiscoveryStatus {
     pub is_complete: bool,
     /// How many endpoints discovery has given the cluster.
     pub endpoints: usize,
+    /// When the endpoints in use were written to disk, if they come from there because nobody has said what they are now.
+    pub kept: Option<SystemTime>,
     /// The names, services and files that are followed: the service or file first, then names in their order.
     pub origins: Vec<Origin>,
 }
@@ -42,6 +44,8 @@ pub(crate) enum OriginKind {
     Name,
     Service,
     File,
+    /// A service in Consul's catalog.
+    Consul,
 }
 
 /// Shared by a cluster and the task that finds its endpoints.
@@ -59,6 +63,7 @@ impl OriginKind {
             Self::Name => "name",
             Self::Service => "srv",
             Self::File => "file",
+            Self::Consul => "consul",
         }
     }
 }
@@ -81,8 +86,8 @@ impl DiscoveryStatus {
             let error = origin.error.as_deref()?;
             Some(match origin.kind {
                 OriginKind::Name | OriginKind::Service => format!("cannot resolve {}: {error}", origin.name),
-                // The text has its path, and line and column where there are any.
-                OriginKind::File => error.to_owned(),
+                // The text says which file, with line and column where there are any, or which server.
+                OriginKind::File | OriginKind::Consul => error.to_owned(),
             })
         })
     }
@@ -91,7 +96,13 @@ impl DiscoveryStatus {
 impl DiscoveryStatusCell {
     /// `is_settled`: from the start, for a cluster without discovery.
     pub(crate) fn new(is_settled: bool, endpoints: usize) -> Self {
-        let report = DiscoveryStatus { is_settled, is_complete: is_settled, endpoints, origins: Vec::new() };
+        let report = DiscoveryStatus {
+            is_settled,
+            is_complete: is_settled,
+            endpoints,
+            kept: None,
+            origins: Vec::new(),
+        };
         let (report, _) = watch::channel(Arc::new(report));
         Self { status: report, doubts: Notify::new() }
     }

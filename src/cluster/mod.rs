@@ -63,7 +63,10 @@ use probe_table::ProbeTable;
 pub(crate) use ready::Ready;
 pub(crate) use settings::{DialSettings, PreconnectSettings, SendProxy, Settings};
 use snapshot::Snapshot;
-pub(crate) use source::{ENDPOINTS_MAX, EndpointsFile, Source, SrvService, Target};
+pub(crate) use source::{
+    ENDPOINTS_MAX, EndpointsFile, RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest,
+    RemoteSource, Source, SrvService, Target,
+};
 use spares::Spares;
 pub(crate) use spares::{PORTION, Spare, SpareLogin};
 use wait_queue::WaitQueue;

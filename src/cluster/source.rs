@@ -4,10 +4,16 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use hyper::Method;
+use hyper::header::HeaderMap;
 use rustls::pki_types::ServerName;
 
+use super::discovery_status::OriginKind;
 use super::endpoint::{Address, Host, Settings};
+use crate::http::{HttpField, HttpUrl};
+use crate::tls::Roots;
 
 /// The most endpoints that discovery gives a cluster. A longer file is a mistake; what names and records have beyond it is left
 /// out, with a warning.
@@ -22,6 +28,8 @@ pub enum Source {
     Service(SrvService),
     /// A file lists them, which another program writes.
     File(EndpointsFile),
+    /// A server lists them, which is asked by HTTP.
+    Remote(RemoteSource),
 }
 
 impl Source {
@@ -29,7 +37,7 @@ impl Source {
     pub(crate) fn listed(&self) -> &[Target] {
         match self {
             Self::Listed(targets) => targets,
-            Self::Service(_) | Self::File(_) => &[],
+            Self::Service(_) | Self::File(_) | Self::Remote(_) => &[],
         }
     }
 
@@ -37,7 +45,7 @@ impl Source {
     pub(crate) const fn file(&self) -> Option<&EndpointsFile> {
         match self {
             Self::File(file) => Some(file),
-            Self::Listed(_) | Self::Service(_) => None,
+            Self::Listed(_) | Self::Service(_) | Self::Remote(_) => None,
         }
     }
 
@@ -51,8 +59,45 @@ impl Source {
             }
             Self::Service(service) => format!("the SRV record {}, which is being asked for", service.name),
             Self::File(file) => format!("{}, which is being read", file.path.display()),
+            Self::Remote(remote) => format!("{}, which is being asked", remote.describe()),
         }
     }
+
+    /// The files that it reads beside its list: a token, CAs.
+    pub(crate) fn further_files(&self) -> impl Iterator<Item = &PathBuf> {
+        let remote = match self {
+            Self::Remote(remote) => Some(remote),
+            Self::Listed(_) | Self::Service(_) | Self::File(_) => None,
+        };
+        remote.into_iter().flat_map(|remote| {
+            let roots = match &remote.roots {
+                Roots::File(path) => Some(path),
+                Roots::System | Roots::WebPki | Roots::Bundle(_) | Roots::Nobody => None,
+            };
+            remote.token.iter().chain(roots)
+        })
+    }
+
+    /// What tells it from other sources, so that endpoints that are kept on disk are those of this one; `None`: nothing is kept, as
+    /// it is a file itself.
+    pub(crate) fn identity(&self) -> Option<String> {
+        match self {
+            Self::Listed(targets) => {
+                let names = targets.iter().map(|target| format!("{} ({})", target.address, name_of(target)));
+                Some(format!("names {}", names.collect::<Vec<_>>().join(", ")))
+            }
+            Self::Service(service) => {
+                let name = service.server_name.as_ref().map_or_else(|| "".into(), ServerName::to_str);
+                Some(format!("srv {} ({name})", service.name))
+            }
+            Self::File(_) => None,
+            Self::Remote(remote) => Some(format!("{} ({})", remote.describe(), remote.server_name)),
+        }
+    }
+}
+
+fn name_of(target: &Target) -> std::borrow::Cow<'_, str> {
+    target.server_name.to_str()
 }
 
 /// A server that was named. Each of its addresses becomes an endpoint.
@@ -105,4 +150,110 @@ impl fmt::Debug for EndpointsFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EndpointsFile").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+/// What is asked by HTTP for endpoints: Consul, etcd, Kubernetes.
+#[derive(Clone)]
+pub struct RemoteSource {
+    /// Which of them.
+    pub(crate) kind: OriginKind,
+    /// What it is asked for, as people call it.
+    pub name: String,
+    /// Its servers; where one fails, the next one is asked.
+    pub(crate) servers: Vec<HttpUrl>,
+    /// Who certifies them, where they are asked over TLS.
+    pub roots: Roots,
+    /// The file of the secret that it is asked with; it is read again for each request.
+    pub token: Option<PathBuf>,
+    /// Whether an answer without any endpoint removes those that are known.
+    pub accepts_empty: bool,
+    /// The configured name for TLS to the endpoints; empty: their own.
+    pub server_name: String,
+    /// Begins to ask.
+    pub query: MakeQuery,
+}
+
+/// See [`RemoteSource::query`].
+pub(crate) type MakeQuery = Arc<dyn Fn() -> Box<dyn RemoteQuery> + Send + Sync>;
+
+impl RemoteSource {
+    /// Kind, name and servers in words.
+    pub(crate) fn describe(&self) -> String {
+        let servers: Vec<_> = self.servers.iter().map(ToString::to_string).collect();
+        format!("{} {} at {}", self.kind.label(), self.name, servers.join(", "))
+    }
+}
+
+impl fmt::Debug for RemoteSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteSource")
+            .field("kind", &self.kind)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a server is asked, and how its answers are read. Without I/O or a clock: [`crate::discovery`] sends and receives.
+pub trait RemoteQuery: fmt::Debug + Send + Sync {
+    /// The next request, with the secret if there is one.
+    fn request(&mut self, token: Option<&str>) -> RemoteRequest;
+
+    /// Takes an answer, or a line of one.
+    ///
+    /// # Errors
+    /// Why it cannot be used, in words. The query begins anew with [`Self::reset`].
+    fn take(&mut self, answer: &RemoteAnswer<'_>) -> Result<RemoteProgress, String>;
+
+    /// Forgets where it was: after an error.
+    fn reset(&mut self);
+}
+
+/// A request to a server that lists endpoints.
+#[derive(Debug)]
+pub struct RemoteRequest {
+    /// GET, or POST where the API is one of calls.
+    pub(crate) method: Method,
+    /// Path and query below the server's URL.
+    pub(crate) target: String,
+    /// Header fields beside the usual ones.
+    pub(crate) headers: Vec<HttpField>,
+    /// The body; empty for a GET.
+    pub(crate) body: Vec<u8>,
+    /// How the answer is read.
+    pub(crate) reads: RemoteReads,
+    /// How long the server may be silent.
+    pub(crate) patience: Duration,
+}
+
+/// How an answer is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RemoteReads {
+    /// As a whole.
+    Whole,
+    /// Line by line, as they come, if its status is 200.
+    Lines,
+}
+
+/// An answer, or a line of one.
+#[derive(Debug)]
+pub struct RemoteAnswer<'a> {
+    /// The HTTP status.
+    pub(crate) status: u16,
+    /// The header.
+    pub(crate) headers: &'a HeaderMap,
+    /// The body, or the line.
+    pub(crate) body: &'a [u8],
+}
+
+/// What an answer was good for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RemoteProgress {
+    /// The endpoints are these.
+    Targets(Vec<Target>),
+    /// They are those of before.
+    Unchanged,
+    /// They are not known yet: the next request, or the next line, tells.
+    NotYet,
+    /// The next request has to be another one: the rest of this answer is not read.
+    Anew,
 }

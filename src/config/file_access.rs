@@ -202,9 +202,11 @@ impl FileAccess {
 /// The configuration's file and every file that it names.
 fn files(config: &Config) -> Vec<PathBuf> {
     let mut files = vec![config.file.clone()];
+    files.extend(config.keep.iter().map(|folder| folder.join("kept")));
     for cluster in &config.clusters {
         let endpoints = cluster.source.as_ref().and_then(Source::file);
         files.extend(endpoints.map(|endpoints| endpoints.path.clone()));
+        files.extend(cluster.source.iter().flat_map(Source::further_files).cloned());
         let logins = cluster.login.iter().flat_map(LoginSettings::followed);
         files.extend(logins.flat_map(|login| login.source().files()));
         let Some(tls) = &cluster.tls else { continue };
@@ -222,7 +224,8 @@ fn files(config: &Config) -> Vec<PathBuf> {
 /// Every file that it replaces.
 fn replaced(config: &Config) -> Vec<PathBuf> {
     let logins = config.clusters.iter().flat_map(|cluster| &cluster.login).flat_map(LoginSettings::all);
-    logins.flat_map(|login| login.source().written()).collect()
+    let kept = config.keep.iter().map(|folder| folder.join("kept"));
+    logins.flat_map(|login| login.source().written()).chain(kept).collect()
 }
 
 /// Every unix socket that it makes.

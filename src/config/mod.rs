@@ -50,6 +50,8 @@ pub struct Config {
     pub is_confined: bool,
     /// How long the daemon drains, and what happens to its sessions then.
     pub shutdown: Shutdown,
+    /// The folder where the last good endpoints of clusters are kept; `None`: they are not.
+    pub keep: Option<PathBuf>,
     /// In the file's order.
     pub listeners: Vec<listener::Settings>,
     /// In the file's order.

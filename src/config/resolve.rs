@@ -18,6 +18,7 @@ mod listener;
 mod log;
 mod login;
 mod ports;
+mod remote_source;
 mod resilience;
 mod tls;
 
@@ -68,6 +69,7 @@ impl SettingsBuilder<'_> {
         self.warn_of_unused_clusters(root);
         let admin = self.admin(root, &mut claimed);
         let log = self.log(root);
+        let keep = self.keep(root);
 
         self.require_one(root, "listeners");
         self.require_one(root, "clusters");
@@ -85,10 +87,37 @@ impl SettingsBuilder<'_> {
             workers: workers(root)?,
             is_confined: is_confined(root)?,
             shutdown: shutdown(root)?,
+            keep: keep?,
             listeners,
             clusters,
             warnings: self.findings.warning_lines(self.file),
         })
+    }
+
+    /// The folder of kept endpoints.
+    fn keep(&mut self, root: &Section) -> Option<Option<PathBuf>> {
+        let discovery = root.section("discovery")?;
+        let at = discovery.at("keep");
+        let folder = match discovery.optional_text("keep")? {
+            Some("none") => return Some(None),
+            Some(text) => absolute(&self.path(text)),
+            None => {
+                // systemd.exec(5): several are separated by colons.
+                let given = (self.environment)("STATE_DIRECTORY").unwrap_or_default();
+                let first = given.split(':').find(|folder| !folder.is_empty()).map(PathBuf::from);
+                // A folder of systemd's that cannot be written is reported when something is written.
+                return Some(first.filter(|folder| {
+                    let file = folder.join("kept");
+                    self.file_access.is_none_or(|file_access| file_access.may_replace(&file))
+                }));
+            }
+        };
+        if !folder.is_dir() {
+            let message = format!("{} is no folder: nothing is kept", folder.display());
+            self.findings.warning(&at, message);
+        }
+        self.require_replaceable(&folder.join("kept"), &at)?;
+        Some(Some(folder))
     }
 
     fn require_one(&mut self, root: &Section, name: &str) {

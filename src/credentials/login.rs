@@ -7,8 +7,6 @@ mod certificate;
 mod cloud;
 mod file;
 mod follow;
-mod http;
-mod moment;
 mod nats;
 mod oauth2;
 mod permit;
@@ -25,6 +23,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::alarm;
 use crate::clock;
+use crate::http::HttpAnswer;
 use crate::metrics::{LoginMetrics, Timestamp};
 use crate::name::ClusterName;
 use crate::policy::login_gate::{GateDecision, LoginGate};
@@ -36,7 +35,6 @@ pub(crate) use certificate::CertificateProof;
 pub(crate) use cloud::{AZURE_DATABASES, Cloud, CloudToken};
 pub(crate) use file::{PasswordFile, exposure as password_exposure};
 pub(crate) use follow::{fetch_once, follow};
-pub(crate) use http::{HttpUrl, PlainHttp};
 pub(crate) use nats::{NkeyFile, TokenFile};
 pub(crate) use oauth2::{
     AssertionSettings, ClientProof, Grant, JwtAlgorithm, OAuth2, OAuth2Client, RefreshTokenFile,
@@ -87,6 +85,13 @@ pub(crate) struct FetchError {
     pub(crate) reason: String,
     /// For how long it wants not to be asked (Retry-After, RFC 9110 §10.2.3).
     pub(crate) retry_after: Option<Duration>,
+}
+
+impl FetchError {
+    /// An error by that answer.
+    fn by(answer: &HttpAnswer, reason: String) -> Self {
+        Self { reason, retry_after: answer.retry_after }
+    }
 }
 
 impl From<String> for FetchError {

@@ -73,6 +73,10 @@ impl ActiveConfig {
         let (mut changes, is_start) = (Vec::new(), self.config.is_none());
         // The sockets that this change closes are ours alone; the others are announced again.
         self.set_handed_on(false);
+        if self.config.as_ref().is_some_and(|before| before.keep != config.keep) {
+            changes.push("discovery.keep changed".into());
+        }
+        self.services.discovery.keep.set(config.keep.clone());
         let Self { services, rng, listeners, clusters, .. } = self;
         clusters.apply(&config, services, rng, is_start, &mut changes);
         listeners.apply(&config, bound_sockets.listeners, clusters, services, is_start, &mut changes);

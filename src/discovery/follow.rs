@@ -10,19 +10,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 use tokio::task::{Id, JoinSet};
 
 use super::file::{Contents, WatchedFile};
 use super::found_endpoints::{FoundEndpoints, endpoints};
+use super::keeping::{self, KeepEvent, KeepFolder, Keeping};
+use super::kept::KeptEndpoints;
 use super::loop_detection::{DialLoop, LoopDetector};
 use super::name::{Family, FamilyAnswer, KnownName, NameAnswer};
 use super::query_result::QueryResult;
+use super::remote::{RemoteResult, WatchedRemote};
 use super::resolver::{Late, NoAnswer, Resolver};
 use super::srv::{self, SrvRecord};
-use crate::alarm;
 use crate::clock;
 use crate::cluster::{
     Cluster, DiscoveryStatus, ENDPOINTS_MAX, EndpointSettings as Settings, Host, Origin, OriginKind, Source,
@@ -37,6 +39,7 @@ use crate::sys;
 /// not run on a worker's thread: see [`Resolver`].
 pub(crate) async fn follow(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng, watch: DrainWatch) {
     let Some(mut following) = Following::new(cluster, services, rng) else { return };
+    following.begin_keeping();
     tokio::select! {
         // First: after a reload the cluster shares its endpoints with its successor, and must not change them any more.
         biased;
@@ -74,6 +77,8 @@ pub(crate) struct DiscoveryServices {
     pub resolver: Arc<Resolver>,
     /// Finds endpoints that are our own listeners.
     pub own: Arc<LoopDetector>,
+    /// Where the last good endpoints are kept.
+    pub keep: KeepFolder,
 }
 
 struct Following {
@@ -83,6 +88,11 @@ struct Following {
     metrics: Arc<DiscoveryMetrics>,
     service: Option<Asking>,
     file: Option<WatchedFile>,
+    remote: Option<WatchedRemote>,
+    /// `None` for `check`, which keeps nothing and uses nothing that was kept.
+    keeping: Option<Keeping>,
+    /// When the endpoints in use were written, if they are those that were kept.
+    kept: Option<SystemTime>,
     targets: Vec<Target>,
     /// The names of the targets.
     names: BTreeMap<String, KnownName>,
@@ -125,6 +135,8 @@ enum Event {
     Answer(Question, Answer),
     Lost(Id),
     FileRead(Contents),
+    Remote(RemoteResult),
+    Keep(KeepEvent),
     Doubt,
     Due,
 }
@@ -142,6 +154,9 @@ impl Following {
             metrics,
             service: None,
             file: None,
+            remote: None,
+            keeping: None,
+            kept: None,
             targets: Vec::new(),
             names: BTreeMap::new(),
             questions: JoinSet::new(),
@@ -161,26 +176,42 @@ impl Following {
             Source::File(file) => {
                 following.file = Some(WatchedFile::new(file));
             }
+            Source::Remote(remote) => {
+                let (resolver, rng) = (Arc::clone(&following.services.resolver), following.rng.fork());
+                following.remote = Some(WatchedRemote::new(remote, resolver, rng));
+            }
         }
         Some(following)
+    }
+
+    fn begin_keeping(&mut self) {
+        let source = self.cluster.settings().source.as_ref().and_then(Source::identity);
+        let (folder, name) = (self.services.keep.clone(), self.cluster.settings().name.clone());
+        self.keeping = Some(Keeping::new(folder, name, source, !self.applied.is_empty()));
     }
 
     async fn forever(&mut self) {
         loop {
             self.apply_endpoints();
+            let keep_due = self.keep();
             self.ask();
             let due = self.due();
-            let Self { cluster, questions, file, .. } = self;
+            let Self { cluster, questions, file, remote, keeping, .. } = self;
             let event = tokio::select! {
                 Some(answered) = questions.join_next() => answered.map_or_else(|error| Event::Lost(error.id()), |(question, answered)| Event::Answer(question, answered)),
                 contents = contents(file.as_mut()) => Event::FileRead(contents),
+                result = result(remote.as_mut()) => Event::Remote(result),
+                event = keeping::event(keeping.as_mut()) => Event::Keep(event),
                 () = cluster.discovery_cell().refresh_requested() => Event::Doubt,
-                () = sleep_until(due) => Event::Due,
+                () = keeping::until_either(due, keep_due) => Event::Due,
             };
             match event {
                 Event::Answer(question, answered) => self.take_answer(question, answered),
                 Event::Lost(task) => self.fail_lost(task),
                 Event::FileRead(contents) => self.take_file(contents),
+                Event::Remote(result) => self.take_remote(result),
+                Event::Keep(KeepEvent::Read(Some(kept))) => self.use_kept(kept),
+                Event::Keep(KeepEvent::Read(None) | KeepEvent::Written) => {}
                 Event::Doubt => self.hurry(),
                 Event::Due => {}
             }
@@ -370,6 +401,67 @@ impl Following {
         self.record_answer(answer, OriginKind::File, &path, before, error, self.targets.len());
     }
 
+    fn take_remote(&mut self, result: RemoteResult) {
+        let has_some = !self.applied.is_empty();
+        let Some(remote) = &mut self.remote else { return };
+        let before = remote.error.is_some();
+        let Some(told) = remote.take(result, has_some, clock::now()) else {
+            if remote.error.is_none() {
+                self.metrics.record_success(clock::wall());
+            }
+            return;
+        };
+        let (kind, name, error) = (remote.source.kind, remote.source.name.clone(), remote.error.clone());
+        let answer = if told.is_ok() { QueryResult::Good } else { QueryResult::Failed };
+        if let Ok(targets) = told {
+            self.take(targets);
+        }
+        self.record_answer(answer, kind, &name, before, error, self.targets.len());
+    }
+
+    /// Nothing else is known, so what was kept is used.
+    fn use_kept(&mut self, KeptEndpoints { mut endpoints, written }: KeptEndpoints) {
+        let is_wanted = self.keeping.as_ref().is_some_and(Keeping::is_wanted);
+        endpoints.retain(|one| !self.is_loop(one));
+        if !is_wanted || !self.applied.is_empty() || endpoints.is_empty() {
+            return;
+        }
+        let age = clock::wall().duration_since(written).unwrap_or_default();
+        let cluster = &self.cluster.settings().name;
+        tracing::warn!(
+            %cluster, endpoints = endpoints.len(), age_seconds = age.as_secs(),
+            "nobody says where its endpoints are; those that were kept on disk are used"
+        );
+        self.cluster.set_endpoints(endpoints.clone());
+        self.outgoing.clone_from(&endpoints);
+        self.applied = endpoints;
+        self.set_kept(Some(written));
+    }
+
+    fn set_kept(&mut self, kept: Option<SystemTime>) {
+        self.kept = kept;
+        self.metrics.set_kept(kept);
+        if let Some(keeping) = &mut self.keeping {
+            keeping.unwant();
+        }
+    }
+
+    /// Writes the endpoints in use to disk if all that is asked has answered well, and wants those on disk if nothing has. Returns
+    /// when to come back.
+    fn keep(&mut self) -> Option<Instant> {
+        let (status, now) = (self.cluster.discovery(), clock::now());
+        let has_failed = status.origins.iter().any(|origin| origin.error.is_some());
+        let keeping = self.keeping.as_mut()?;
+        if self.applied.is_empty() {
+            keeping.want(has_failed, now);
+            return keeping.due();
+        }
+        if self.kept.is_some() || has_failed || !status.is_settled {
+            return None;
+        }
+        keeping.keep(&self.applied, now, clock::wall())
+    }
+
     /// Replaces the targets. Names that were known stay known.
     fn take(&mut self, mut targets: Vec<Target>) {
         let leaves_some_out = targets.len() > ENDPOINTS_MAX;
@@ -405,12 +497,16 @@ impl Following {
         found.extend(kept);
         // Until the first good answer the cluster keeps the endpoints that it began with.
         let has_heard = self.service.as_ref().is_none_or(|asking| asking.succeeded.is_some())
-            && self.file.as_ref().is_none_or(|file| file.succeeded.is_some());
+            && self.file.as_ref().is_none_or(|file| file.succeeded.is_some())
+            && self.remote.as_ref().is_none_or(|remote| remote.succeeded.is_some());
         let addresses = found.iter().flat_map(|one| one.addresses.iter());
         self.services.own.set_endpoints(&self.cluster.settings().name, addresses.collect());
         if has_heard && found != self.applied {
             self.cluster.set_endpoints(found.clone());
             self.applied = found;
+        }
+        if self.kept.is_some() && has_heard && self.outgoing.is_empty() {
+            self.set_kept(None);
         }
         self.cluster.discovery_cell().publish(self.report(has_names_settled));
     }
@@ -464,6 +560,14 @@ impl Following {
             due: None,
             error: file.error.clone(),
         });
+        let remote = self.remote.as_ref().map(|remote| Origin {
+            kind: remote.source.kind,
+            name: remote.source.name.clone(),
+            found: self.targets.len(),
+            succeeded: remote.succeeded,
+            due: None,
+            error: remote.error.clone(),
+        });
         let names = self.names.iter().map(|(name, known)| Origin {
             kind: OriginKind::Name,
             name: name.clone(),
@@ -474,11 +578,12 @@ impl Following {
         });
         let is_settled = has_names_settled
             && self.service.as_ref().is_none_or(|asking| asking.is_settled)
-            && self.file.as_ref().is_none_or(|file| file.is_settled);
-        let origins: Vec<_> = service.into_iter().chain(file).chain(names).collect();
+            && self.file.as_ref().is_none_or(|file| file.is_settled)
+            && self.remote.as_ref().is_none_or(|remote| remote.is_settled);
+        let origins: Vec<_> = service.into_iter().chain(file).chain(remote).chain(names).collect();
         self.metrics.set_failing(origins.iter().filter(|origin| origin.error.is_some()).count());
         let is_complete = is_settled && !self.in_flight.keys().any(|one| matches!(one, Question::Late(..)));
-        DiscoveryStatus { is_settled, is_complete, endpoints: self.applied.len(), origins }
+        DiscoveryStatus { is_settled, is_complete, endpoints: self.applied.len(), kept: self.kept, origins }
     }
 
     /// Counts an answer in the metrics, and logs it.
@@ -559,9 +664,9 @@ async fn contents(file: Option<&mut WatchedFile>) -> Contents {
     }
 }
 
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => alarm::sleep(due.saturating_duration_since(clock::now())).await,
+async fn result(remote: Option<&mut WatchedRemote>) -> RemoteResult {
+    match remote {
+        Some(remote) => remote.result().await,
         None => pending().await,
     }
 }

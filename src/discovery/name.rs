@@ -93,6 +93,11 @@ impl NameAnswer {
         self.only(|ip| ip.is_ipv4() == from.is_ipv4(), &words)
     }
 
+    /// The addresses, or why there are none.
+    pub(super) fn found(&self) -> Result<Vec<IpAddr>, String> {
+        self.judge().map(|_| self.addresses().copied().collect()).map_err(|(_, error)| error)
+    }
+
     fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
         [&self.v4, &self.v6].into_iter().flat_map(|half| match half {
             FamilyAnswer::Found(addresses, _) => &addresses[..],

@@ -99,6 +99,16 @@ impl Resolver {
         }
     }
 
+    /// Every address of a server that is asked for something, or why there is none.
+    pub(super) async fn addresses_of(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        let AddressAnswer { reply, late } = self.addresses(host, None).await;
+        let reply = match late {
+            Some((_, late)) if !reply.has_found() => late.await,
+            _ => reply,
+        };
+        reply.found().map_err(|error| format!("{host}: {error}"))
+    }
+
     /// The SRV records of a service, and for how long they hold.
     pub(super) async fn service(&self, service: &str) -> Result<(Vec<SrvRecord>, Duration), NoAnswer> {
         let loaded = self.loaded();

@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use super::names::{
     BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
-    DISCOVERY_FAILING, DISCOVERY_SUCCESS, DialBounds, FIRST_BYTE, HEDGED_DIALS, INSECURE, LOGIN_EXPIRY,
-    LOGIN_FETCHES, LOGIN_SUCCESS, LOGINS, PENDING_DIALS, PRECONNECTED, PRECONNECTS, RETRY_BUDGET_EXHAUSTED,
-    SESSION_DURATION, SessionBounds, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION, WAITING_SESSIONS,
+    DISCOVERY_FAILING, DISCOVERY_KEPT, DISCOVERY_SUCCESS, DialBounds, FIRST_BYTE, HEDGED_DIALS, INSECURE,
+    LOGIN_EXPIRY, LOGIN_FETCHES, LOGIN_SUCCESS, LOGINS, PENDING_DIALS, PRECONNECTED, PRECONNECTS,
+    RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, SessionBounds, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION,
+    WAITING_SESSIONS,
 };
 use super::registry::{Dropped, Family, ReadPurpose, Registry};
 use super::text::{Text, labels};
@@ -164,6 +165,7 @@ pub(crate) struct DiscoveryMetrics {
     answers: Tally,
     failing: Gauge,
     succeeded: Timestamp,
+    kept: Timestamp,
 }
 
 impl DiscoveryMetrics {
@@ -181,6 +183,14 @@ impl DiscoveryMetrics {
     /// Records the time of a successful answer.
     pub(crate) fn record_success(&self, at: SystemTime) {
         self.succeeded.set(at);
+    }
+
+    /// Sets when the endpoints in use were written to disk, if they come from there.
+    pub(crate) fn set_kept(&self, written: Option<SystemTime>) {
+        match written {
+            Some(written) => self.kept.set(written),
+            None => self.kept.unset(),
+        }
     }
 
     /// Sets how many of the cluster's sources have no answer.
@@ -233,6 +243,7 @@ const FAMILIES_OF_DISCOVERIES: &[Family<DiscoveryMetrics>] = &[
     (&DISCOVERY, |its, series| series.tally("result", &its.answers)),
     (&DISCOVERY_FAILING, |its, series| series.gauge(&its.failing)),
     (&DISCOVERY_SUCCESS, |its, series| series.timestamp(&its.succeeded)),
+    (&DISCOVERY_KEPT, |its, series| series.timestamp(&its.kept)),
 ];
 
 /// Writes those of all clusters; returns the clusters' labels.

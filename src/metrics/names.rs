@@ -125,6 +125,8 @@ metrics! {
         "Names, records and files of the cluster whose last answer was no good.";
     DISCOVERY_SUCCESS: "ambassador_discovery_last_success_timestamp_seconds", Timestamp,
         "When the last good answer about the cluster's endpoints came, in seconds since 1970.";
+    DISCOVERY_KEPT: "ambassador_discovery_kept_timestamp_seconds", Timestamp,
+        "Only while a cluster uses endpoints that were kept on disk: when they were written, in seconds since 1970.";
     LOST_LINES: "ambassador_log_lines_lost_total", Counter,
         "Log lines that could not be written, or not as fast as they came, by the kind of output.";
     CONFIG_RELOADS: "ambassador_config_reloads_total", Counter, "Reloads of the configuration, by result.";

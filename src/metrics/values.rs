@@ -93,6 +93,11 @@ impl Timestamp {
         self.0.store(since.as_secs_f64().to_bits(), Ordering::Relaxed);
     }
 
+    /// Makes it as if it had never been set.
+    pub(crate) fn unset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
     /// `None` before it was set.
     pub(super) fn get(&self) -> Option<f64> {
         Some(f64::from_bits(self.0.load(Ordering::Relaxed))).filter(|seconds| *seconds > 0.0)

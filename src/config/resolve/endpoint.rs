@@ -27,6 +27,9 @@ pub(super) struct ClusterContext {
     pub(super) local_address: Option<IpAddr>,
 }
 
+/// The keys of which one says where endpoints are discovered.
+const SOURCES: [&str; 3] = ["srv", "file", "consul"];
+
 /// The endpoints that a cluster begins with, and the source of others.
 pub(super) struct Endpoints {
     pub(super) known: Vec<EndpointSettings>,
@@ -50,30 +53,37 @@ impl SettingsBuilder<'_> {
     }
 
     fn source(&mut self, section: &Section, around: &ClusterContext) -> Option<Source> {
-        let (srv, file) = (section.optional_text("srv")?, section.optional_text("file")?);
-        match (srv, file) {
-            (Some(name), None) => {
+        let given: Vec<_> = SOURCES.iter().filter(|key| section.is_given(key)).collect();
+        match given[..] {
+            [&"srv"] => {
                 let at = section.at("srv");
+                let name = section.optional_text("srv")??;
                 let name =
                     address::service(name).map_err(|reason| self.findings.mistake(&at, reason)).ok()?;
                 let server_name = around.server_name.clone();
                 let own_domain_only = around.has_tls && server_name.is_none();
                 Some(Source::Service(SrvService { name, server_name, own_domain_only }))
             }
-            (None, Some(file)) => {
+            [&"file"] => {
+                let file = section.optional_text("file")??;
                 let (path, around) = (self.readable(file, &section.at("file"))?, around.clone());
                 let from = path.clone();
                 let parse = Arc::new(move |bytes: &[u8]| parse(bytes, &from, &around));
                 Some(Source::File(EndpointsFile { path, parse }))
             }
-            (None, None) => {
-                self.findings.mistake(&section.at, "write a list, or one of `srv` and `file`");
+            [&"consul"] => self.consul(section.section("consul")?, around).map(Source::Remote),
+            [] => {
+                let (last, others) = SOURCES.split_last().expect("there are sources");
+                let words = format!("write a list, or one of `{}` and `{last}`", others.join("`, `"));
+                self.findings.mistake(&section.at, words);
                 None
             }
-            (Some(_), Some(_)) => {
-                self.findings.mistake(&section.at("file"), "`srv` and `file` do not go together");
+            [first, second, ..] => {
+                self.findings
+                    .mistake(&section.at(second), format!("`{first}` and `{second}` do not go together"));
                 None
             }
+            [_] => None,
         }
     }
 
@@ -137,7 +147,7 @@ impl SettingsBuilder<'_> {
 }
 
 /// With the name for TLS: the given one, else the host.
-fn target(
+pub(super) fn target(
     address: Address,
     (weight, priority): (u32, u32),
     server_name: Option<ServerName<'static>>,

@@ -14,10 +14,20 @@ pub(in crate::config) static ROOT: SectionSpec = SectionSpec {
         section("log", &LOG),
         section("runtime", &RUNTIME),
         section("shutdown", &SHUTDOWN),
+        section("discovery", &DISCOVERY),
         optional("identities", ValueKind::Names(&IDENTITY),
             "Client certificates by name, for use in several clusters (tls.identity)."),
         required("listeners", ValueKind::Names(&LISTENER), "Listeners by name: the addresses where applications connect."),
         required("clusters", ValueKind::Names(&CLUSTER), "Clusters by name: the servers that sessions go to."),
+    ],
+};
+
+static DISCOVERY: SectionSpec = SectionSpec {
+    about: "What all clusters have in common whose endpoints are discovered.",
+    keys: &[
+        optional("keep", ValueKind::Text("/var/lib/ambassador"),
+            "Folder for the last good endpoints of each cluster, with which a host that starts while nobody answers serves; \
+             `none`: nothing is kept. Default: $STATE_DIRECTORY if systemd sets it, else none."),
     ],
 };
 
@@ -328,8 +338,8 @@ static CLUSTER: SectionSpec = SectionSpec {
     keys: &[
         default("protocol", PROTOCOLS, "tcp", "The protocol of the servers; with tcp nothing is parsed."),
         required("endpoints", ValueKind::Either(&[ENDPOINT_LIST, ValueKind::Section(&SOURCE)]),
-            "The servers: a list of HOST:PORT or { address, weight, priority, server_name }, or { srv } or { file } \
-             to discover them."),
+            "The servers: a list of HOST:PORT or { address, weight, priority, server_name }, or { srv }, { file } \
+             or { consul } to discover them."),
         default("balance", BALANCE, "least_connections",
             "How the endpoint of a session is chosen: round_robin; least_connections (sessions and dials per weight); \
              ewma (the same, times the average dial time); random; source_hash (by caller); first (in the list's \
@@ -422,14 +432,45 @@ static EXCHANGE_CHECK: SectionSpec = SectionSpec {
 };
 
 static SOURCE: SectionSpec = SectionSpec {
-    about: "How the servers are discovered: exactly one of `srv` and `file`.",
+    about: "How the servers are discovered: exactly one of `srv`, `file` and `consul`.",
     keys: &[
         optional("srv", ValueKind::Text("_postgresql._tcp.example.com"),
             "Name of an SRV record; it is resolved again when its TTL has passed."),
         optional("file", ValueKind::Text("endpoints/orders.yaml"),
             "YAML or JSON file with an `endpoints:` list in the same form; it is read again when it changes."),
+        optional("consul", ValueKind::Section(&CONSUL), CONSUL.about),
     ],
 };
+
+static CONSUL: SectionSpec = SectionSpec {
+    about: "The healthy instances of a service in Consul's catalog, followed by blocking queries.",
+    keys: &[
+        required("service", ValueKind::Text("orders"), "The service's name."),
+        default("address", ValueKind::Text("https://consul.example.com:8501"), "http://127.0.0.1:8500",
+            "The agent: URL, or unix:PATH. Without TLS it must be on this host, unless `allow_plaintext` is set."),
+        optional("tags", ValueKind::List(&ValueKind::Text("primary")), "Tags that an instance must have, all of them."),
+        optional("datacenter", ValueKind::Text("dc2"), "The datacenter. Default: the agent's."),
+        optional("namespace", ValueKind::Text("team-a"), "The namespace (Consul Enterprise)."),
+        optional("partition", ValueKind::Text("default"), "The admin partition (Consul Enterprise)."),
+        default("health", words(&["passing", "warning"]), "passing",
+            "Which instances are used. passing: those of which every check passes; warning: also those with a check that warns, \
+             with their weight for that."),
+        default("stale", ValueKind::Boolean, "true",
+            "true: any server of Consul may answer, also without a leader; false: the leader alone."),
+        optional("token", ValueKind::Section(&SECRET_FILE), "The ACL token, which needs service:read and node:read."),
+        REMOTE_CA,
+        ALLOW_PLAINTEXT,
+        EMPTY,
+    ],
+};
+
+const REMOTE_CA: KeySpec = default("ca", ValueKind::Text("certs/ca.pem"), "system",
+    "CAs of its https: a PEM file, `system` or `webpki`, as in `tls.ca`.");
+const ALLOW_PLAINTEXT: KeySpec = default("allow_plaintext", ValueKind::Boolean, "false",
+    "Allows http to other hosts, where whoever is on the way reads the token and says which servers are used.");
+const EMPTY: KeySpec = default("empty", words(&["keep", "accept"]), "keep",
+    "What an answer without any endpoint does. keep: the known ones stay, and discovery counts as failing; accept: there are \
+     none any more.");
 
 pub(in crate::config) static ENDPOINTS_FILE: SectionSpec = SectionSpec {
     about: "The servers of a cluster.",

@@ -146,6 +146,7 @@ fn every_supported_key_is_asked_for() {
         include_str!("../resolve/login/certificate.rs"),
         include_str!("../resolve/login/clouds.rs"),
         include_str!("../resolve/login/oauth2.rs"),
+        include_str!("../resolve/remote_source.rs"),
         include_str!("../resolve/resilience.rs"),
         include_str!("../resolve/tls.rs"),
     );

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-use super::http::HttpAnswer;
 use crate::escape::is_control;
+use crate::http::HttpAnswer;
 
 /// The life of a token whose server does not say it. Most give an hour; where it is less, the server's rejection has the next
 /// one fetched.

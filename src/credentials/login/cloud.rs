@@ -13,9 +13,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use zeroize::Zeroizing;
 
 use super::answer::TokenAnswer;
-use super::http::{self, HttpField, HttpRequest, HttpUrl, PlainHttp};
 use super::{FetchError, FetchedLogin, LoginSource};
 use crate::clock;
+use crate::http::{self, HttpField, HttpRequest, HttpUrl, PlainHttp};
 use crate::protocol::{LoginCredentials, Secret, SecretKind};
 use crate::tls::{Roots, read_secret};
 
@@ -196,7 +196,7 @@ impl LoginSource for CloudToken {
         let answer = answer.map_err(|error| error.to_string())?;
         let secrets: Vec<&str> = secrets.iter().map(|secret| secret.as_str()).collect();
         let TokenAnswer { access_token, expires, .. } = TokenAnswer::read(&answer, &secrets, at)
-            .map_err(|error| answer.failure(format!("{parsed}: {error}")))?;
+            .map_err(|error| FetchError::by(&answer, format!("{parsed}: {error}")))?;
         let secret = Secret::new(self.kind, access_token);
         let credentials = LoginCredentials { user: self.user.clone(), secret };
         Ok(FetchedLogin { credentials, expires: Some(expires) })

@@ -20,9 +20,9 @@ use zeroize::Zeroizing;
 
 use super::answer::{OAuth2Error, TokenAnswer};
 use super::file::without_line_end;
-use super::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl, KEPT, percent_encoded};
 use super::{FetchError, FetchedLogin, LoginSource};
 use crate::clock;
+use crate::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl, KEPT, percent_encoded};
 use crate::protocol::{LoginCredentials, Secret, SecretKind};
 use crate::sync::Mutex;
 use crate::tls::{Roots, read_secret};
@@ -254,7 +254,7 @@ impl OAuth2 {
         };
         let answer = form.post(url, &self.roots)?;
         let token = TokenAnswer::read(&answer, &form.secrets(), begun)
-            .map_err(|error| answer.failure(self.explain(url, &error)))?;
+            .map_err(|error| FetchError::by(&answer, self.explain(url, &error)))?;
         Ok((token, user))
     }
 

@@ -8,6 +8,7 @@ mod ambassador;
 mod client;
 pub(crate) mod command;
 mod config;
+pub(crate) mod consul;
 pub(crate) mod daemon;
 mod dead;
 mod dns;

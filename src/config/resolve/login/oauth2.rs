@@ -6,9 +6,10 @@ use super::SettingsBuilder;
 use crate::config::mistakes::SourceLocation;
 use crate::config::raw::Section;
 use crate::credentials::{
-    AssertionSettings, ClientProof, Grant, HttpUrl, JwtAlgorithm, OAuth2, OAuth2Client, PlainHttp,
-    RefreshTokenFile, ServiceAccount, TokenUser, password_exposure,
+    AssertionSettings, ClientProof, Grant, JwtAlgorithm, OAuth2, OAuth2Client, RefreshTokenFile,
+    ServiceAccount, TokenUser, password_exposure,
 };
+use crate::http::{HttpUrl, PlainHttp};
 use crate::protocol::SecretKind;
 use crate::tls::Roots;
 

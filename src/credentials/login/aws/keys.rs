@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use super::sigv4::AwsKeys;
 use crate::credentials::login::FetchError;
 use crate::credentials::login::answer::secret;
-use crate::credentials::login::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl, PlainHttp};
-use crate::credentials::login::moment::of_iso as moment;
+use crate::http::moment::of_iso as moment;
+use crate::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl, PlainHttp};
 use crate::tls::{Roots, read_secret};
 
 /// What the environment says about keys, as it was when the configuration was read.
@@ -186,7 +186,7 @@ fn ask(
     let answer = answer.map_err(|error| error.to_string())?;
     match answer.status {
         200 => Ok(answer),
-        status => Err(answer.failure(format!("{parsed} answers with HTTP {status}"))),
+        status => Err(FetchError::by(&answer, format!("{parsed} answers with HTTP {status}"))),
     }
 }
 

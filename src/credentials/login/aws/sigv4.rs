@@ -12,7 +12,7 @@ use data_encoding::HEXLOWER;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use zeroize::Zeroizing;
 
-use crate::credentials::login::http::percent_encoded;
+use crate::http::percent_encoded;
 
 /// Keys of AWS, as a source of them gives them.
 #[derive(Clone, PartialEq, Eq)]

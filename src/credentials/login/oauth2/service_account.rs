@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::jwt::{JwtAlgorithm, SigningKey, seconds, sign};
 use crate::credentials::login::answer::secret;
-use crate::credentials::login::http::{HttpUrl, PlainHttp};
+use crate::http::{HttpUrl, PlainHttp};
 use crate::tls::read_secret;
 
 /// The longest life that Google takes.

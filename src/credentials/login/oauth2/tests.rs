@@ -1,7 +1,7 @@
 //! What is sent to a token endpoint, and which files count.
 
 use super::*;
-use crate::credentials::login::http::PlainHttp;
+use crate::http::PlainHttp;
 
 fn form_of(client: &OAuth2Client) -> Form {
     let url = HttpUrl::parse("https://login.test/token", PlainHttp::Never).unwrap();

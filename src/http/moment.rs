@@ -8,14 +8,14 @@ const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// `2026-11-30T12:00:00Z`, fractions of a second left out.
-pub(super) fn of_iso(text: &str) -> Option<SystemTime> {
+pub(crate) fn of_iso(text: &str) -> Option<SystemTime> {
     let date = (number(text, 0..4)?, number(text, 5..7)?, number(text, 8..10)?);
     let time = (number(text, 11..13)?, number(text, 14..16)?, number(text, 17..19)?);
     text.ends_with('Z').then(|| moment(date, time)).flatten()
 }
 
 /// `Mon, 30 Nov 2026 12:00:00 GMT`; its two older forms are left out.
-pub(super) fn of_http(text: &str) -> Option<SystemTime> {
+pub(crate) fn of_http(text: &str) -> Option<SystemTime> {
     let month = MONTHS.iter().position(|month| text.get(8..11) == Some(month))?;
     let date = (number(text, 12..16)?, u64::try_from(month).ok()? + 1, number(text, 5..7)?);
     let time = (number(text, 17..19)?, number(text, 20..22)?, number(text, 23..25)?);

@@ -1,0 +1,112 @@
+//! Sources of endpoints that are asked by HTTP: `endpoints: { consul: … }`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+
+use super::endpoint::{ClusterContext, target};
+use super::listener::unix_path;
+use super::{SettingsBuilder, address};
+use crate::cluster::{OriginKind, RemoteQuery, RemoteSource};
+use crate::config::raw::Section;
+use crate::credentials::password_exposure;
+use crate::discovery::{ConsulQuery, ConsulSettings, ToTarget};
+use crate::http::{HttpUrl, PlainHttp};
+use crate::tls::Roots;
+
+impl SettingsBuilder<'_> {
+    pub(super) fn consul(&mut self, consul: &Section, around: &ClusterContext) -> Option<RemoteSource> {
+        let settings = ConsulSettings {
+            service: consul.text("service")?.to_owned(),
+            tags: texts(consul, "tags")?,
+            datacenter: owned(consul, "datacenter")?,
+            namespace: owned(consul, "namespace")?,
+            partition: owned(consul, "partition")?,
+            includes_warning: consul.choice("health", &[("passing", false), ("warning", true)])?,
+            is_stale: consul.boolean("stale")?,
+            to_target: to_target(around),
+        };
+        if settings.service.is_empty() {
+            self.findings.mistake(&consul.at("service"), "is empty");
+        }
+        let name = settings.service.clone();
+        let query = Arc::new(move || Box::new(ConsulQuery::new(settings.clone())) as Box<dyn RemoteQuery>);
+        let server = self.remote_server(consul, "address", consul.text("address")?);
+        let (token, roots) = (self.token_file(consul), self.remote_roots(consul));
+        Some(RemoteSource {
+            kind: OriginKind::Consul,
+            name,
+            servers: vec![server?],
+            roots: roots?,
+            token: token?,
+            accepts_empty: accepts_empty(consul)?,
+            server_name: shown(around),
+            query,
+        })
+    }
+
+    /// The URL of a server, from the value of that key.
+    fn remote_server(&mut self, section: &Section, key: &str, text: &str) -> Option<HttpUrl> {
+        let at = section.at(key);
+        if let Some(path) = text.strip_prefix("unix:") {
+            let checked = unix_path(&self.path(path), path);
+            let path = checked.map_err(|reason| self.findings.mistake(&at, reason)).ok()?;
+            return Some(HttpUrl::at_socket(path));
+        }
+        let plain = if section.boolean("allow_plaintext")? { PlainHttp::Anywhere } else { PlainHttp::Local };
+        let url = HttpUrl::parse(text, plain);
+        url.map_err(|reason| self.findings.mistake(&at, format!("{} {reason}", text.escape_default()))).ok()
+    }
+
+    fn token_file(&mut self, section: &Section) -> Option<Option<PathBuf>> {
+        if !section.is_given("token") {
+            return Some(None);
+        }
+        let token = section.section("token")?;
+        let at = token.at("file");
+        let path = self.readable(token.text("file")?, &at)?;
+        if let Some(exposure) = password_exposure(&path) {
+            self.findings.warning(&at, exposure);
+        }
+        Some(Some(path))
+    }
+
+    fn remote_roots(&mut self, section: &Section) -> Option<Roots> {
+        Some(match section.text("ca")? {
+            "system" => Roots::System,
+            "webpki" => Roots::WebPki,
+            path => Roots::File(self.readable(path, &section.at("ca"))?),
+        })
+    }
+}
+
+fn accepts_empty(section: &Section) -> Option<bool> {
+    section.choice("empty", &[("keep", false), ("accept", true)])
+}
+
+fn owned(section: &Section, key: &str) -> Option<Option<String>> {
+    Some(section.optional_text(key)?.map(ToOwned::to_owned))
+}
+
+fn texts(section: &Section, key: &str) -> Option<Vec<String>> {
+    if !section.is_given(key) {
+        return Some(Vec::new());
+    }
+    section.list(key)?.iter().map(|item| item.text().map(ToOwned::to_owned)).collect()
+}
+
+fn shown(around: &ClusterContext) -> String {
+    around.server_name.as_ref().map_or_else(String::new, |name| name.to_str().into_owned())
+}
+
+/// Makes a target of what a catalog says: an address or a name, a port, and a weight.
+fn to_target(around: &ClusterContext) -> ToTarget {
+    let server_name: Option<ServerName<'static>> = around.server_name.clone();
+    Arc::new(move |host, port, weight| {
+        let text = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let address = address::upstream(&text)?;
+        target(address, (weight, 0), server_name.clone())
+            .ok_or_else(|| format!("{} is no name that TLS could verify", host.escape_default()))
+    })
+}

@@ -1,0 +1,258 @@
+//! Consul's catalog: the instances of a service that are healthy, followed by blocking queries of its HTTP API.
+//!
+//! `/v1/health/service/NAME` waits until something has changed, and names the state that it answers for by an index, which the next
+//! request sends along. The index of a restarted or restored server may go back, and then the query begins anew; 0 is no index
+//! (Consul's documentation, "Blocking Queries"). The index also moves with changes of other services, so contents are compared.
+//! Pure.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Method;
+use hyper::header::{ACCEPT, HeaderMap, HeaderName};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::cluster::{RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, Target};
+use crate::escape::escaped;
+use crate::http::{HttpField, KEPT, percent_encoded};
+
+/// How long a query may wait for a change. Consul adds up to a sixteenth, so that its clients do not all come back at once.
+const WAIT: Duration = Duration::from_secs(300);
+/// How long the agent may take for an answer that it need not wait for.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Of an error's text so many characters are shown.
+const SHOWN: usize = 200;
+
+/// Makes a target of an instance's host, port and weight.
+pub(crate) type ToTarget = Arc<dyn Fn(&str, u16, u32) -> Result<Target, String> + Send + Sync>;
+
+/// What is asked for.
+#[derive(Clone)]
+pub(crate) struct ConsulSettings {
+    /// The service's name.
+    pub(crate) service: String,
+    /// Tags that an instance must have, all of them.
+    pub(crate) tags: Vec<String>,
+    /// Another datacenter than the agent's.
+    pub(crate) datacenter: Option<String>,
+    /// Consul Enterprise: the namespace.
+    pub(crate) namespace: Option<String>,
+    /// Consul Enterprise: the admin partition.
+    pub(crate) partition: Option<String>,
+    /// Whether instances with a check that warns are used too, with their weight for that.
+    pub(crate) includes_warning: bool,
+    /// Whether any server may answer, also one that has lost the leader.
+    pub(crate) is_stale: bool,
+    /// Makes targets.
+    pub(crate) to_target: ToTarget,
+}
+
+impl fmt::Debug for ConsulSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsulSettings").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+/// The query, and where it is.
+#[derive(Debug)]
+pub(crate) struct ConsulQuery {
+    settings: ConsulSettings,
+    /// Of the last answer; `None`: the next request does not wait.
+    index: Option<u64>,
+    has_token: bool,
+    targets: Option<Vec<Target>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    node: Node,
+    service: Service,
+    #[serde(default)]
+    checks: Vec<Check>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Node {
+    #[serde(default)]
+    node: String,
+    #[serde(default)]
+    address: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Service {
+    #[serde(rename = "ID", default)]
+    id: String,
+    #[serde(default)]
+    address: String,
+    #[serde(default)]
+    port: u32,
+    #[serde(default)]
+    weights: Option<Weights>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Weights {
+    passing: i64,
+    warning: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Check {
+    #[serde(default)]
+    status: String,
+}
+
+impl ConsulQuery {
+    pub(crate) const fn new(settings: ConsulSettings) -> Self {
+        Self { settings, index: None, has_token: false, targets: None }
+    }
+
+    /// The instances that may be used, by node and id: Consul's order is none.
+    fn targets(&self, body: &[u8]) -> Result<Vec<Target>, String> {
+        let mut entries: Vec<Entry> = serde_json::from_slice(body)
+            .map_err(|error| format!("the answer is no list of services: {error}"))?;
+        entries.sort_by(|one, other| {
+            (&one.node.node, &one.service.id).cmp(&(&other.node.node, &other.service.id))
+        });
+        let usable = entries.iter().filter_map(|entry| Some((entry, self.weight(entry)?)));
+        usable.map(|(entry, weight)| self.target(entry, weight)).collect()
+    }
+
+    /// `None`: it is not to be used.
+    fn weight(&self, entry: &Entry) -> Option<u32> {
+        let is = |status: &str| entry.checks.iter().any(|check| check.status == status);
+        let weights = entry.service.weights.as_ref();
+        let weight = match (is("critical"), is("warning")) {
+            (true, _) => return None,
+            (false, true) if !self.settings.includes_warning => return None,
+            (false, true) => weights.map_or(1, |weights| weights.warning),
+            (false, false) => weights.map_or(1, |weights| weights.passing),
+        };
+        u32::try_from(weight).ok().filter(|weight| *weight > 0).map(|weight| weight.min(65_535))
+    }
+
+    fn target(&self, Entry { node, service, .. }: &Entry, weight: u32) -> Result<Target, String> {
+        let of = |reason: &str| {
+            format!("service {} of node {}: {reason}", escaped(&service.id), escaped(&node.node))
+        };
+        let port = u16::try_from(service.port).ok().filter(|port| *port != 0);
+        let port = port.ok_or_else(|| of("it is registered without a port"))?;
+        let host = if service.address.is_empty() { &node.address } else { &service.address };
+        (self.settings.to_target)(host, port, weight).map_err(|reason| of(&reason))
+    }
+
+    /// Why an answer is no list, in words.
+    fn refusal(&self, status: u16, body: &[u8]) -> String {
+        let text: String = String::from_utf8_lossy(body).trim().chars().take(SHOWN).collect();
+        let said = if text.is_empty() { String::new() } else { format!(": {}", escaped(&text)) };
+        match status {
+            401 | 403 if self.has_token => format!(
+                "the token may not read it (HTTP {status}{said}); it needs service:read and node:read"
+            ),
+            401 | 403 => format!("it wants a token (HTTP {status}{said})"),
+            404 => "there is no Consul at that address (HTTP 404)".into(),
+            _ => format!("HTTP {status}{said}"),
+        }
+    }
+}
+
+impl RemoteQuery for ConsulQuery {
+    fn request(&mut self, token: Option<&str>) -> RemoteRequest {
+        let encoded = |text: &str| percent_encoded(text, KEPT).to_string();
+        let ConsulSettings {
+            service,
+            tags,
+            datacenter,
+            namespace,
+            partition,
+            includes_warning,
+            is_stale,
+            ..
+        } = &self.settings;
+        let mut target = format!("/v1/health/service/{}?", encoded(service));
+        let mut add = |name: &str, value: Option<&str>| {
+            if !target.ends_with('?') {
+                target.push('&');
+            }
+            target.push_str(name);
+            if let Some(value) = value {
+                target.push('=');
+                target.push_str(&encoded(value));
+            }
+        };
+        // Without it Consul also sends those that are critical.
+        if !includes_warning {
+            add("passing", None);
+        }
+        if *is_stale {
+            add("stale", None);
+        }
+        tags.iter().for_each(|tag| add("tag", Some(tag)));
+        for (name, value) in [("dc", datacenter), ("ns", namespace), ("partition", partition)] {
+            if let Some(value) = value {
+                add(name, Some(value));
+            }
+        }
+        if let Some(index) = self.index {
+            add("index", Some(&index.to_string()));
+            add("wait", Some(&format!("{}s", WAIT.as_secs())));
+        }
+        self.has_token = token.is_some();
+        let token = token.map(|token| {
+            HttpField(HeaderName::from_static("x-consul-token"), Zeroizing::new(token.to_owned()))
+        });
+        let accept = HttpField(ACCEPT, Zeroizing::new("application/json".into()));
+        RemoteRequest {
+            method: Method::GET,
+            target,
+            headers: token.into_iter().chain([accept]).collect(),
+            body: Vec::new(),
+            reads: RemoteReads::Whole,
+            patience: if self.index.is_some() { WAIT + WAIT / 16 + PATIENCE } else { PATIENCE },
+        }
+    }
+
+    fn take(&mut self, answer: &RemoteAnswer<'_>) -> Result<RemoteProgress, String> {
+        if answer.status != 200 {
+            return Err(self.refusal(answer.status, answer.body));
+        }
+        let index = field(answer.headers, "x-consul-index").and_then(|index| index.parse::<u64>().ok());
+        let index = index.ok_or("the answer has no X-Consul-Index: that is no Consul")?;
+        let targets = self.targets(answer.body)?;
+        if targets.is_empty() {
+            if field(answer.headers, "x-consul-results-filtered-by-acls") == Some("true") {
+                let token = if self.has_token { "the token" } else { "a token, which is missing," };
+                return Err(format!("its ACLs hide the instances: {token} needs service:read and node:read"));
+            }
+            // A server that has just begun knows nothing yet.
+            if field(answer.headers, "x-consul-knownleader") == Some("false") {
+                return Err("it knows no instance, and has no leader that would".into());
+            }
+        }
+        self.index = if self.index.is_some_and(|before| index < before) { None } else { Some(index.max(1)) };
+        if self.targets.as_ref() == Some(&targets) {
+            return Ok(RemoteProgress::Unchanged);
+        }
+        self.targets = Some(targets.clone());
+        Ok(RemoteProgress::Targets(targets))
+    }
+
+    fn reset(&mut self) {
+        (self.index, self.targets) = (None, None);
+    }
+}
+
+fn field<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,400 @@
+//! Asks a server for a cluster's endpoints, by HTTP, for as long as the cluster lives: what is asked, and what an answer means, a
+//! [`RemoteQuery`] says.
+//!
+//! Each request has a connection of its own: answers are waited for by the server (Consul's blocking queries), or one answer
+//! lasts (watches of etcd and Kubernetes), so that requests are rare.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use hyper::header::HeaderMap;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use zeroize::Zeroizing;
+
+use super::resolver::Resolver;
+use crate::blocking::BlockingTask;
+use crate::cluster::{
+    RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, RemoteSource, Target,
+};
+use crate::http::{self, HttpRequest, HttpResponse, HttpTerms, HttpUrl};
+use crate::policy::backoff;
+use crate::{alarm, clock, tls};
+
+/// The longest answer, and the longest line of one, in bytes: 4096 services of Consul with long metadata have some 10 MB.
+const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// Longer answers are read on a thread of their own: this one probes and answers scrapes too.
+const ASIDE: usize = 64 * 1024;
+/// Requests begin no closer to each other than that, while all goes well.
+const PACE: Duration = Duration::from_secs(1);
+/// The first wait after a failure; it doubles.
+const RETRY: Duration = Duration::from_secs(1);
+/// The longest wait after failures.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// The same while no endpoint is known, so that every session is refused.
+const RETRY_MAX_EMPTY: Duration = Duration::from_secs(5);
+/// From one server that failed to the next one.
+const NEXT_SERVER: Duration = Duration::from_millis(100);
+/// For name, token and CAs of a request; the rest has the query's own patience.
+const PREPARATION: Duration = Duration::from_secs(10);
+
+/// What the server said about the endpoints, `None` if they are those of before; or why it did not.
+pub(super) type RemoteResult = Result<Option<Vec<Target>>, String>;
+
+/// A server that is asked.
+#[derive(Debug)]
+pub(super) struct WatchedRemote {
+    pub(super) source: RemoteSource,
+    resolver: Arc<Resolver>,
+    rng: Rng,
+    results: mpsc::Receiver<RemoteResult>,
+    /// The task that asks; it ends with this.
+    task: JoinSet<()>,
+    seen: Option<Result<Vec<Target>, String>>,
+    /// Whether it was asked once, well or badly.
+    pub(super) is_settled: bool,
+    pub(super) succeeded: Option<Instant>,
+    pub(super) error: Option<String>,
+}
+
+impl WatchedRemote {
+    pub(super) fn new(source: RemoteSource, resolver: Arc<Resolver>, rng: Rng) -> Self {
+        let mut watched = Self {
+            source,
+            resolver,
+            rng,
+            results: mpsc::channel(1).1,
+            task: JoinSet::new(),
+            seen: None,
+            is_settled: false,
+            succeeded: None,
+            error: None,
+        };
+        watched.begin(Duration::ZERO);
+        watched
+    }
+
+    fn begin(&mut self, after: Duration) {
+        let (sender, results) = mpsc::channel(1);
+        let asking = Asking {
+            query: Some((self.source.query)()),
+            source: self.source.clone(),
+            resolver: Arc::clone(&self.resolver),
+            rng: self.rng.fork(),
+            server: 0,
+            results: sender,
+        };
+        self.results = results;
+        self.task = JoinSet::new();
+        self.task.spawn(async move {
+            if !after.is_zero() {
+                alarm::sleep(after).await;
+            }
+            asking.forever().await;
+        });
+    }
+
+    /// The next result. Cancel-safe.
+    pub(super) async fn result(&mut self) -> RemoteResult {
+        match self.results.recv().await {
+            Some(result) => result,
+            // It ends only by a panic.
+            None => {
+                self.begin(RETRY_MAX_EMPTY);
+                Err(format!("{}: ambassador itself failed while it asked", self.source.describe()))
+            }
+        }
+    }
+
+    /// Takes a result in; `None` if it is the same as before. `has_some`: endpoints are in use.
+    pub(super) fn take(
+        &mut self,
+        result: RemoteResult,
+        has_some: bool,
+        now: Instant,
+    ) -> Option<Result<Vec<Target>, String>> {
+        self.is_settled = true;
+        let result = match result {
+            Ok(Some(targets)) if targets.is_empty() && has_some && !self.source.accepts_empty => {
+                let origin = self.source.describe();
+                Err(format!(
+                    "{origin} knows no endpoint any more, which is believed only with `empty: accept`"
+                ))
+            }
+            Ok(Some(targets)) => Ok(targets),
+            Ok(None) => {
+                if self.error.is_none() {
+                    self.succeeded = Some(now);
+                }
+                return None;
+            }
+            Err(error) => Err(error),
+        };
+        if result.is_ok() {
+            self.succeeded = Some(now);
+        }
+        if self.seen.as_ref() == Some(&result) {
+            return None;
+        }
+        self.error = result.as_ref().err().cloned();
+        self.seen = Some(result.clone());
+        Some(result)
+    }
+}
+
+struct Asking {
+    source: RemoteSource,
+    resolver: Arc<Resolver>,
+    rng: Rng,
+    /// The one of the servers that is asked.
+    server: usize,
+    /// Absent while an answer is read on another thread.
+    query: Option<Box<dyn RemoteQuery>>,
+    results: mpsc::Sender<RemoteResult>,
+}
+
+/// How a request ended that did not fail.
+enum Asked {
+    Well,
+    /// Nobody waits for results any more.
+    Unwanted,
+}
+
+impl Asking {
+    async fn forever(mut self) {
+        let (mut failures, mut has_some) = (0_u32, false);
+        loop {
+            let begun = clock::now();
+            match self.ask(&mut has_some).await {
+                Ok(Asked::Well) => {
+                    failures = 0;
+                    alarm::sleep_until(Some(begun + PACE)).await;
+                }
+                Ok(Asked::Unwanted) => return,
+                Err(error) => {
+                    let error = format!("{}: {error}", self.url());
+                    if self.results.send(Err(error)).await.is_err() {
+                        return;
+                    }
+                    self.query.get_or_insert_with(|| (self.source.query)()).reset();
+                    self.server = (self.server + 1) % self.source.servers.len();
+                    alarm::sleep(self.pause(failures, has_some)).await;
+                    failures = failures.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    /// After that many failures before this one: short to the next server, and longer once all have failed.
+    fn pause(&mut self, failures: u32, has_some: bool) -> Duration {
+        let servers = u32::try_from(self.source.servers.len()).unwrap_or(u32::MAX);
+        if !(failures + 1).is_multiple_of(servers) {
+            return NEXT_SERVER;
+        }
+        let most = if has_some { RETRY_MAX } else { RETRY_MAX_EMPTY };
+        backoff::jittered(backoff::doubled(RETRY, failures / servers, most), 0.5, &mut self.rng)
+    }
+
+    fn url(&self) -> &HttpUrl {
+        &self.source.servers[self.server]
+    }
+
+    async fn ask(&mut self, has_some: &mut bool) -> Result<Asked, String> {
+        let until = clock::now() + PREPARATION;
+        let token = within(until, self.token()).await?;
+        let query = self.query.as_mut().ok_or("it is being read")?;
+        let RemoteRequest { method, target, headers, body, reads, patience } =
+            query.request(token.as_ref().map(|token| token.as_str()));
+        let url = self.url().below(&target);
+        let addresses = within(until, self.addresses(&url)).await?;
+        let tls = within(until, self.tls(&url)).await?;
+        let request = HttpRequest { method, url: &url, headers, body: Zeroizing::new(body) };
+        let terms = HttpTerms { addresses: &addresses, tls, until: clock::now() + patience };
+        let mut response = http::open(request, terms).await.map_err(|error| error.to_string())?;
+        if reads == RemoteReads::Lines && response.status == 200 {
+            return self.read_lines(&mut response, patience, has_some).await;
+        }
+        let body = whole(&mut response, clock::now() + patience).await?;
+        let progress = self.take(response.status, response.headers, body).await?;
+        Ok(self.pass_on(progress, has_some).await)
+    }
+
+    async fn read_lines(
+        &mut self,
+        response: &mut HttpResponse,
+        patience: Duration,
+        has_some: &mut bool,
+    ) -> Result<Asked, String> {
+        let mut lines = Lines::default();
+        loop {
+            while let Some(line) = lines.next() {
+                let progress = self.take(response.status, response.headers.clone(), line).await?;
+                let is_over = progress == RemoteProgress::Anew;
+                if matches!(self.pass_on(progress, has_some).await, Asked::Unwanted) {
+                    return Ok(Asked::Unwanted);
+                }
+                if is_over {
+                    return Ok(Asked::Well);
+                }
+            }
+            match alarm::timeout_at(clock::now() + patience, response.chunk()).await {
+                Ok(Ok(Some(data))) => lines.push(&data)?,
+                // Servers end watches now and then.
+                Ok(Ok(None)) => return Ok(Asked::Well),
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(alarm::Elapsed) => return Err(format!("nothing came for {patience:?}")),
+            }
+        }
+    }
+
+    async fn pass_on(&self, progress: RemoteProgress, has_some: &mut bool) -> Asked {
+        let result = match progress {
+            RemoteProgress::Targets(targets) => {
+                *has_some = !targets.is_empty();
+                Some(targets)
+            }
+            RemoteProgress::Unchanged => None,
+            RemoteProgress::NotYet | RemoteProgress::Anew => return Asked::Well,
+        };
+        if self.results.send(Ok(result)).await.is_ok() { Asked::Well } else { Asked::Unwanted }
+    }
+
+    /// Has the query read an answer, on a thread of its own if that takes long.
+    async fn take(
+        &mut self,
+        status: u16,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<RemoteProgress, String> {
+        let mut query = self.query.take().ok_or("it is being read")?;
+        let is_short = body.len() < ASIDE;
+        let read = move || {
+            let progress = query.take(&RemoteAnswer { status, headers: &headers, body: &body });
+            (query, progress)
+        };
+        let (query, progress) = if is_short { read() } else { aside(read).await? };
+        self.query = Some(query);
+        progress
+    }
+
+    async fn token(&self) -> Result<Option<Zeroizing<String>>, String> {
+        match self.source.token.clone() {
+            Some(path) => aside(move || read_token(&path)).await?.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn addresses(&self, url: &HttpUrl) -> Result<Vec<SocketAddr>, String> {
+        if let Some(addresses) = url.addresses() {
+            return Ok(addresses);
+        }
+        let (host, port) = url.host();
+        let found = self.resolver.addresses_of(host).await?;
+        Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+    }
+
+    /// The CAs are read for each request, so that they may be replaced.
+    async fn tls(&self, url: &HttpUrl) -> Result<Option<Arc<rustls::ClientConfig>>, String> {
+        if !url.is_tls() {
+            return Ok(None);
+        }
+        let roots = self.source.roots.clone();
+        aside(move || tls::https_config(roots)).await?.map(Some).map_err(|error| error.to_string())
+    }
+}
+
+fn read_token(path: &Path) -> Result<Zeroizing<String>, String> {
+    let shown = path.display();
+    let bytes = tls::read_secret(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| format!("{shown} is not UTF-8 text"))?.trim();
+    if text.is_empty() {
+        return Err(format!("{shown} is empty"));
+    }
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// Does it on a thread of its own: file systems may hang.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let mut task = BlockingTask::default();
+    task.begin(work).map_err(|error| format!("no thread can be started: {error}"))?;
+    task.join().await.map_err(|_| "ambassador itself failed while it read the answer".into())
+}
+
+async fn within<T>(until: Instant, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    match alarm::timeout_at(until, Box::pin(work)).await {
+        Ok(result) => result,
+        Err(alarm::Elapsed) => {
+            Err(format!("its name, token or CAs could not be read within {PREPARATION:?}"))
+        }
+    }
+}
+
+async fn whole(response: &mut HttpResponse, until: Instant) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    loop {
+        match alarm::timeout_at(until, response.chunk()).await {
+            Ok(Ok(Some(data))) if body.len() + data.len() > ANSWER_MAX => return Err(too_long()),
+            Ok(Ok(Some(data))) => body.extend_from_slice(&data),
+            Ok(Ok(None)) => return Ok(body),
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(alarm::Elapsed) => return Err("the answer took too long".into()),
+        }
+    }
+}
+
+fn too_long() -> String {
+    format!("the answer has more than {} MiB", ANSWER_MAX / 1024 / 1024)
+}
+
+/// Cuts a body into lines.
+#[derive(Debug, Default)]
+struct Lines {
+    held: Vec<u8>,
+    whole: VecDeque<Vec<u8>>,
+}
+
+impl Lines {
+    fn push(&mut self, mut data: &[u8]) -> Result<(), String> {
+        while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
+            let mut line = std::mem::take(&mut self.held);
+            line.extend_from_slice(&data[..end]);
+            data = &data[end + 1..];
+            if !line.iter().all(u8::is_ascii_whitespace) {
+                self.whole.push_back(line);
+            }
+        }
+        if self.held.len() + data.len() > ANSWER_MAX {
+            return Err(too_long());
+        }
+        self.held.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        self.whole.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_wherever_the_parts_begin_and_end() {
+        let text = b"{\"a\":1}\n\n{\"b\":2}\r\nrest";
+        for size in 1..text.len() {
+            let mut lines = Lines::default();
+            text.chunks(size).for_each(|part| lines.push(part).unwrap());
+            let found: Vec<_> = std::iter::from_fn(|| lines.next()).collect();
+            assert_eq!(found, [&b"{\"a\":1}"[..], b"{\"b\":2}\r"], "{size}");
+            assert_eq!(lines.held, b"rest");
+        }
+        let mut lines = Lines::default();
+        assert!(lines.push(&vec![b'x'; ANSWER_MAX]).is_ok());
+        assert!(lines.push(b"x").unwrap_err().contains("16 MiB"));
+    }
+}

@@ -1,0 +1,335 @@
+//! Endpoints from Consul: a real agent, which is killed, loses its leader, forgets, and asks for tokens.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::consul::Consul;
+use crate::harness::secrets::Secrets;
+use crate::harness::{Ambassador, Config, Pki, Upstream, ambassador, finish, roles, until};
+
+fn source(consul: &Consul, more: &str) -> String {
+    format!("{{ consul: {{ service: orders, address: \"{}\"{more} }} }}", consul.url())
+}
+
+fn start(consul: &Consul, more: &str) -> Ambassador {
+    Ambassador::start(&Config::app(&[&source(consul, more)], ""))
+}
+
+fn cluster(ambassador: &Ambassador) -> Value {
+    ambassador.status()["clusters"][0].clone()
+}
+
+fn members(ambassador: &Ambassador) -> Vec<(String, u64)> {
+    let cluster = cluster(ambassador);
+    let endpoints = cluster["endpoints"].as_array().expect("endpoints").iter();
+    let members = endpoints.filter(|endpoint| endpoint["state"] != "removed").map(|endpoint| {
+        (
+            endpoint["name"].as_str().expect("a name").to_owned(),
+            endpoint["weight"].as_u64().expect("a weight"),
+        )
+    });
+    let mut members: Vec<_> = members.collect();
+    members.sort();
+    members
+}
+
+#[track_caller]
+fn wait_members(ambassador: &Ambassador, expected: &[&Upstream]) {
+    let mut expected: Vec<_> = expected.iter().map(|upstream| upstream.address()).collect();
+    expected.sort();
+    until(format!("the endpoints were {expected:?}"), || {
+        let names: Vec<_> = members(ambassador).into_iter().map(|(name, _)| name).collect();
+        (names == expected).then_some(())
+    });
+}
+
+fn origin(ambassador: &Ambassador) -> Value {
+    cluster(ambassador)["discovery"][0].clone()
+}
+
+#[track_caller]
+fn wait_error(ambassador: &Ambassador, words: &str) {
+    until(format!("/status said {words:?}"), || {
+        origin(ambassador)["last_error"].as_str().is_some_and(|error| error.contains(words)).then_some(())
+    });
+}
+
+#[track_caller]
+fn wait_well(ambassador: &Ambassador) {
+    until("discovery works", || origin(ambassador)["last_error"].is_null().then_some(()));
+}
+
+fn echoes<const N: usize>() -> [Upstream; N] {
+    [(); N].map(|()| Upstream::plain(roles::echo))
+}
+
+#[test]
+fn instances_come_and_go_with_their_registration_and_their_checks() {
+    let consul = Consul::start(&json!({}));
+    let [one, two, other] = echoes();
+    consul.register("one", "orders", one.port(), &json!({ "Weights": { "Passing": 5, "Warning": 2 } }));
+    consul.register("else", "invoices", other.port(), &json!({}));
+    let ambassador = start(&consul, "");
+    wait_members(&ambassador, &[&one]);
+    assert_eq!(members(&ambassador)[0].1, 5);
+    ambassador.connect().echo("found");
+    let found = origin(&ambassador);
+    assert_eq!(
+        (&found["kind"], &found["name"], &found["found"]),
+        (&json!("consul"), &json!("orders"), &json!(1))
+    );
+    consul.register("two", "orders", two.port(), &json!({ "Check": { "TTL": "1h", "Status": "passing" } }));
+    wait_members(&ambassador, &[&one, &two]);
+    // Sessions of an instance that leaves go on.
+    consul.deregister("one");
+    wait_members(&ambassador, &[&two]);
+    let mut lasting = ambassador.connect();
+    lasting.echo("before");
+    consul.register("one", "orders", one.port(), &json!({}));
+    consul.set_check("two", "warning");
+    wait_members(&ambassador, &[&one]);
+    lasting.echo("after");
+    consul.set_check("two", "passing");
+    wait_members(&ambassador, &[&one, &two]);
+    consul.set_check("two", "critical");
+    wait_members(&ambassador, &[&one]);
+    assert!(ambassador.metrics().sum("discovery_total", &[("result", "ok")]) >= 5.0);
+}
+
+#[test]
+fn tags_select_and_instances_that_warn_count_with_their_weight_for_that() {
+    let consul = Consul::start(&json!({}));
+    let [one, two, three] = echoes();
+    let warned = json!({ "Tags": ["primary", "eu"], "Weights": { "Passing": 9, "Warning": 3 },
+        "Check": { "TTL": "1h", "Status": "warning" } });
+    consul.register("one", "orders", one.port(), &warned);
+    consul.register("two", "orders", two.port(), &json!({ "Tags": ["primary", "eu"] }));
+    consul.register("three", "orders", three.port(), &json!({ "Tags": ["primary"] }));
+    let ambassador = start(&consul, ", tags: [primary, eu], health: warning");
+    wait_members(&ambassador, &[&one, &two]);
+    let weight = |upstream: &Upstream| {
+        members(&ambassador).into_iter().find(|(name, _)| *name == upstream.address()).expect("it is there").1
+    };
+    assert_eq!((weight(&one), weight(&two)), (3, 1));
+}
+
+#[test]
+fn the_endpoints_stay_while_consul_is_dead_and_when_it_comes_back_empty() {
+    let mut consul = Consul::start(&json!({}));
+    let [one, two] = echoes();
+    consul.register("one", "orders", one.port(), &json!({}));
+    let ambassador = start(&consul, "");
+    wait_members(&ambassador, &[&one]);
+    consul.kill();
+    wait_error(&ambassador, &consul.url());
+    ambassador.connect().echo("it is dead");
+    // Its index begins again, below the one that was seen, and nobody is registered.
+    consul.forget();
+    consul.begin();
+    consul.wait_leader();
+    wait_error(&ambassador, "knows no endpoint any more, which is believed only with `empty: accept`");
+    ambassador.connect().echo("it knows nobody");
+    consul.register("two", "orders", two.port(), &json!({}));
+    wait_members(&ambassador, &[&two]);
+    wait_well(&ambassador);
+    ambassador.connect().echo("another one");
+    let failures = ambassador.lines().iter().filter(|line| line.contains("discovery failed")).count();
+    assert!((1..=2).contains(&failures), "one line for each change: {failures}");
+}
+
+#[test]
+fn an_empty_answer_is_believed_where_the_configuration_says_so() {
+    let consul = Consul::start(&json!({}));
+    let [one] = echoes();
+    consul.register("one", "orders", one.port(), &json!({}));
+    let ambassador = start(&consul, ", empty: accept");
+    wait_members(&ambassador, &[&one]);
+    consul.deregister("one");
+    wait_members(&ambassador, &[]);
+    drop(ambassador.connect().read_out());
+    assert_eq!(ambassador.record_of("no_endpoint")["attempts"], 0);
+}
+
+#[test]
+fn a_host_that_starts_while_consul_is_down_serves_with_what_was_kept() {
+    let mut consul = Consul::start(&json!({}));
+    let [one, two] = echoes();
+    consul.register("one", "orders", one.port(), &json!({}));
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = |service: &str| {
+        let endpoints = source(&consul, "").replace("orders", service);
+        Config::app(&[&endpoints], "").top(&format!("discovery: {{ keep: {} }}", folder.path().display()))
+    };
+    let with_orders = config("orders");
+    let with_invoices = config("invoices");
+    let kept = || fs::read_to_string(folder.path().join("discovery-up.json")).unwrap_or_default();
+    let mut before = Ambassador::start(&with_orders);
+    until("the endpoints were kept", || kept().contains(&one.address()).then_some(()));
+    before.signal(rustix::process::Signal::KILL);
+    before.wait_exit();
+    consul.kill();
+
+    let after = Ambassador::start(&with_orders);
+    wait_members(&after, &[&one]);
+    after.connect().echo("kept");
+    let line = after.wait_line("those that were kept on disk are used");
+    assert!(line.contains("\"endpoints\":1") && line.contains("age_seconds"), "{line}");
+    let shown = cluster(&after)["discovery"][1].clone();
+    assert_eq!((&shown["kind"], &shown["found"]), (&json!("kept"), &json!(1)));
+    assert!(shown["age_ms"].as_u64().is_some_and(|age| age < 600_000), "{shown}");
+    let since = |ambassador: &Ambassador| ambassador.metrics().sum("discovery_kept_timestamp_seconds", &[]);
+    assert!(since(&after) > 1.7e9);
+    // What was kept of another service is of no use.
+    let other = Ambassador::start(&with_invoices);
+    wait_error(&other, &consul.url());
+    assert_eq!(members(&other), []);
+    drop(other);
+
+    consul.begin();
+    consul.wait_leader();
+    consul.register("two", "orders", two.port(), &json!({}));
+    wait_members(&after, &[&one, &two]);
+    wait_well(&after);
+    until("nothing that was kept is in use", || {
+        (cluster(&after)["discovery"].as_array()?.len() == 1).then_some(())
+    });
+    assert!(!after.metrics().samples().iter().any(|sample| sample.name.contains("discovery_kept")));
+    until("the new ones were kept", || kept().contains(&two.address()).then_some(()));
+}
+
+#[test]
+fn nothing_is_kept_where_nothing_is_configured_and_systemds_folder_is_the_default() {
+    let consul = Consul::start(&json!({}));
+    let [one] = echoes();
+    consul.register("one", "orders", one.port(), &json!({}));
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = Config::app(&[&source(&consul, "")], "");
+    let by_systemd = Ambassador::start_with(&config, |command| {
+        command.env("STATE_DIRECTORY", folder.path());
+    });
+    wait_members(&by_systemd, &[&one]);
+    until("the endpoints were kept", || folder.path().join("discovery-up.json").exists().then_some(()));
+    fs::remove_file(folder.path().join("discovery-up.json")).expect("a file");
+    let off = config.top("discovery: { keep: none }");
+    let off = Ambassador::start_with(&off, |command| {
+        command.env("STATE_DIRECTORY", folder.path());
+    });
+    wait_members(&off, &[&one]);
+    off.connect().echo("x");
+    off.wait_records(1);
+    assert!(!folder.path().join("discovery-up.json").exists());
+}
+
+#[test]
+fn a_token_is_asked_for_in_words_and_read_again_when_it_is_replaced() {
+    const MASTER: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
+    const READER: &str = "6a1253d2-1785-24fd-91c2-f8e78c745512";
+    const STRANGER: &str = "6a1253d2-1785-24fd-91c2-f8e78c745513";
+    let acl =
+        json!({ "enabled": true, "default_policy": "deny", "tokens": { "master": MASTER, "agent": MASTER } });
+    let consul = Consul::start(&json!({ "acl": acl, "primary_datacenter": "dc1" })).with_token(MASTER);
+    let [one] = echoes();
+    consul.register("one", "orders", one.port(), &json!({}));
+    let rules = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+    consul.put("/v1/acl/policy", &json!({ "Name": "reader", "Rules": rules }));
+    let policies = json!([{ "Name": "reader" }]);
+    consul.put("/v1/acl/token", &json!({ "SecretID": READER, "Policies": policies }));
+    consul.put("/v1/acl/token", &json!({ "SecretID": STRANGER }));
+    // Consul 1.8 hides what a token may not read without saying so.
+    let secrets = Secrets::of("6a1253d2-1785-24fd-91c2-f8e78c745500");
+    let ambassador = start(&consul, &format!(", token: {{ file: {} }}", secrets.path().display()));
+    wait_error(&ambassador, "the token may not read it (HTTP 403: ACL not found)");
+    secrets.write(READER);
+    wait_members(&ambassador, &[&one]);
+    wait_well(&ambassador);
+    ambassador.connect().echo("it may read");
+    secrets.write(STRANGER);
+    let log = ambassador.lines().join("\n");
+    assert!(!log.contains(READER) && !log.contains("c745500"), "no token is in the log");
+}
+
+#[test]
+fn without_a_leader_a_stale_answer_serves_and_another_is_an_error() {
+    let [one, mut two, mut three] = Consul::start_three();
+    let [upstream] = echoes();
+    one.register("one", "orders", upstream.port(), &json!({}));
+    let stale = start(&one, "");
+    let consistent = start(&one, ", stale: false");
+    wait_members(&stale, &[&upstream]);
+    wait_members(&consistent, &[&upstream]);
+    two.kill();
+    three.kill();
+    wait_error(&consistent, "HTTP 500");
+    consistent.connect().echo("the endpoints stay");
+    let late = start(&one, "");
+    wait_members(&late, &[&upstream]);
+    late.connect().echo("from a server without a leader");
+    assert!(origin(&stale)["last_error"].is_null());
+    two.begin();
+    three.begin();
+    wait_well(&consistent);
+}
+
+#[test]
+fn an_agent_is_reached_over_tls_and_over_its_unix_socket() {
+    let pki = Pki::new();
+    let leaf = pki.server(&["consul.test", "127.0.0.1"]);
+    let sockets = tempfile::tempdir().expect("a folder");
+    let socket = sockets.path().join("consul.sock");
+    let https = crate::harness::daemon::free_port();
+    let consul = Consul::start(&json!({
+        "addresses": { "https": "127.0.0.1", "http": format!("IP unix://{}", socket.display()) },
+        "ports": { "dns": -1, "grpc": -1, "serf_wan": -1, "https": https },
+        "cert_file": leaf.cert, "key_file": leaf.key,
+    }));
+    let [one] = echoes();
+    consul.register("one", "orders", one.port(), &json!({}));
+    let at = |address: &str, more: &str| {
+        let source = format!("{{ consul: {{ service: orders, address: \"{address}\"{more} }} }}");
+        Ambassador::start(&Config::app(&[&source], ""))
+    };
+    let over_socket = at(&format!("unix:{}", socket.display()), "");
+    wait_members(&over_socket, &[&one]);
+    let url = format!("https://127.0.0.1:{https}");
+    let over_tls = at(&url, &format!(", ca: {}", pki.ca().display()));
+    wait_members(&over_tls, &[&one]);
+    let strangers = Pki::new();
+    let unverified = at(&url, &format!(", ca: {}", strangers.ca().display()));
+    wait_error(&unverified, "the TLS handshake failed");
+    assert_eq!(members(&unverified), []);
+}
+
+#[test]
+fn mistakes_have_their_place_and_check_connect_tells_what_was_found() {
+    let consul = Consul::start(&json!({}));
+    let [one] = echoes();
+    consul.register("one", "orders", one.port(), &json!({}));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("listeners.yaml");
+    let check = |endpoints: &str, more: &[&str]| {
+        let config = Config::app(&["10.0.0.1:1"], "").render(dir.path());
+        fs::write(&file, config.replace("\n    - 10.0.0.1:1", &format!(" {endpoints}"))).expect("a file");
+        finish(ambassador().arg("check").args(more).arg("--config").arg(&file))
+    };
+    for (endpoints, expected) in [
+        ("{ consul: {} }", "service"),
+        ("{ consul: { service: \"\" } }", "is empty"),
+        ("{ consul: { service: a, address: \"http://consul.test:8500\" } }", "has no TLS"),
+        ("{ consul: { service: a, address: \"consul:8500\" } }", "is no URL"),
+        ("{ consul: { service: a }, srv: _a._tcp.test }", "`srv` and `consul` do not go together"),
+        ("{ consul: { service: a, health: critical } }", "passing"),
+        ("{ consul: { service: a, token: secret } }", "token"),
+        ("{ konsul: { service: a } }", "consul"),
+        ("{}", "write a list, or one of `srv`, `file` and `consul`"),
+    ] {
+        let told = check(endpoints, &[]).must_exit(78);
+        assert!(told.stderr.contains(expected), "{endpoints}: {}", told.stderr);
+    }
+    check("{ consul: { service: a, address: \"http://consul.test:8500\", allow_plaintext: true } }", &[])
+        .must_succeed();
+    let told = check(&source(&consul, ""), &["--connect"]).must_succeed();
+    assert!(told.stdout.contains(&format!("clusters.up {}", one.address())), "{}", told.stdout);
+    let told = check(&source(&consul, "").replace("8500", "8599"), &["--connect"]).must_exit(1);
+    assert!(told.stdout.contains("connecting failed"), "{}", told.stdout);
+}
