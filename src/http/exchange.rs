@@ -64,7 +64,10 @@ pub(crate) async fn open(request: HttpRequest<'_>, terms: HttpTerms<'_>) -> Resu
     match alarm::timeout_at(until, Box::pin(exchange.run(request, terms))).await {
         Ok(answer) => answer,
         Err(alarm::Elapsed) => {
-            let after = until.saturating_duration_since(begun);
+            // As it was set, without the moment that has passed since.
+            let after = Duration::from_secs_f64(
+                (until.saturating_duration_since(begun).as_secs_f64() * 100.0).round() / 100.0,
+            );
             Err(HttpError::TimedOut { url: url.to_string(), step: *exchange.step.lock(), after })
         }
     }
