@@ -204,8 +204,20 @@ pub trait RemoteQuery: fmt::Debug + Send + Sync {
     /// Why it cannot be used, in words. The query begins anew with [`Self::reset`].
     fn take(&mut self, answer: &RemoteAnswer<'_>) -> Result<RemoteProgress, String>;
 
-    /// Forgets where it was: after an error.
+    /// Forgets where it was, or begins again from what is sure: after an error.
     fn reset(&mut self);
+
+    /// Whether the next request is a part of the last one, and follows at once: a token was asked for, or a list that is to be
+    /// watched now. Others are a second apart.
+    fn continues(&self) -> bool {
+        false
+    }
+
+    /// An answer of which no line has come for that long is left, and the next request made, which is no failure. `None`: it is one,
+    /// after [`RemoteRequest::patience`].
+    fn renewal(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// A request to a server that lists endpoints.
@@ -252,6 +264,8 @@ pub enum RemoteProgress {
     Targets(Vec<Target>),
     /// They are those of before.
     Unchanged,
+    /// What the server says they are cannot be used, for the reason in words; it is listened to further.
+    Unusable(String),
     /// They are not known yet: the next request, or the next line, tells.
     NotYet,
     /// The next request has to be another one: the rest of this answer is not read.

@@ -84,8 +84,9 @@ impl WatchedRemote {
             query: Some((self.source.query)()),
             source: self.source.clone(),
             resolver: Arc::clone(&self.resolver),
+            // Many hosts begin with different ones.
+            server: self.rng.usize(..self.source.servers.len()),
             rng: self.rng.fork(),
-            server: 0,
             results: sender,
         };
         self.results = results;
@@ -172,13 +173,18 @@ impl Asking {
             match self.ask(&mut has_some).await {
                 Ok(Asked::Well) => {
                     failures = 0;
-                    alarm::sleep_until(Some(begun + PACE)).await;
+                    if !self.query.as_ref().is_some_and(|query| query.continues()) {
+                        alarm::sleep_until(Some(begun + PACE)).await;
+                    }
                 }
                 Ok(Asked::Unwanted) => return,
                 Err(error) => {
-                    let error = format!("{}: {error}", self.url());
-                    if self.results.send(Err(error)).await.is_err() {
+                    if matches!(self.report(error).await, Asked::Unwanted) {
                         return;
+                    }
+                    // What has lasted so long did not fail when it began.
+                    if clock::now() >= begun + RETRY_MAX {
+                        failures = 0;
                     }
                     self.query.get_or_insert_with(|| (self.source.query)()).reset();
                     self.server = (self.server + 1) % self.source.servers.len();
@@ -197,6 +203,11 @@ impl Asking {
         }
         let most = if has_some { RETRY_MAX } else { RETRY_MAX_EMPTY };
         backoff::jittered(backoff::doubled(RETRY, failures / servers, most), 0.5, &mut self.rng)
+    }
+
+    async fn report(&self, error: String) -> Asked {
+        let error = format!("{}: {error}", self.url());
+        if self.results.send(Err(error)).await.is_ok() { Asked::Well } else { Asked::Unwanted }
     }
 
     fn url(&self) -> &HttpUrl {
@@ -230,6 +241,9 @@ impl Asking {
         has_some: &mut bool,
     ) -> Result<Asked, String> {
         let mut lines = Lines::default();
+        let renewal = self.query.as_ref().and_then(|query| query.renewal());
+        // Not all hosts at once.
+        let renewal = renewal.map(|after| backoff::jittered(after, 0.2, &mut self.rng));
         loop {
             while let Some(line) = lines.next() {
                 let progress = self.take(response.status, response.headers.clone(), line).await?;
@@ -241,11 +255,13 @@ impl Asking {
                     return Ok(Asked::Well);
                 }
             }
-            match alarm::timeout_at(clock::now() + patience, response.chunk()).await {
+            let silence = renewal.unwrap_or(patience);
+            match alarm::timeout_at(clock::now() + silence, response.chunk()).await {
                 Ok(Ok(Some(data))) => lines.push(&data)?,
                 // Servers end watches now and then.
                 Ok(Ok(None)) => return Ok(Asked::Well),
                 Ok(Err(error)) => return Err(error.to_string()),
+                Err(alarm::Elapsed) if renewal.is_some() => return Ok(Asked::Well),
                 Err(alarm::Elapsed) => return Err(format!("nothing came for {patience:?}")),
             }
         }
@@ -258,6 +274,7 @@ impl Asking {
                 Some(targets)
             }
             RemoteProgress::Unchanged => None,
+            RemoteProgress::Unusable(error) => return self.report(error).await,
             RemoteProgress::NotYet | RemoteProgress::Anew => return Asked::Well,
         };
         if self.results.send(Ok(result)).await.is_ok() { Asked::Well } else { Asked::Unwanted }
@@ -382,6 +399,79 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Asks for lines, and leaves an answer that brings none for 50 ms.
+    #[derive(Debug)]
+    struct Restless;
+
+    impl RemoteQuery for Restless {
+        fn request(&mut self, _: Option<&str>) -> RemoteRequest {
+            RemoteRequest {
+                method: hyper::Method::GET,
+                target: "/".into(),
+                headers: Vec::new(),
+                body: Vec::new(),
+                reads: RemoteReads::Lines,
+                patience: PREPARATION,
+            }
+        }
+
+        fn take(&mut self, answer: &RemoteAnswer<'_>) -> Result<RemoteProgress, String> {
+            match answer.body {
+                b"good" => Ok(RemoteProgress::Targets(Vec::new())),
+                other => Ok(RemoteProgress::Unusable(String::from_utf8_lossy(other).into_owned())),
+            }
+        }
+
+        fn reset(&mut self) {
+            panic!("nothing has failed");
+        }
+
+        fn renewal(&self) -> Option<Duration> {
+            Some(Duration::from_millis(50))
+        }
+    }
+
+    /// A server that is frozen was watched until its next sign of life, which for etcd comes every ten minutes.
+    #[tokio::test]
+    async fn an_answer_without_lines_is_renewed_and_a_bad_line_does_not_end_it() {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url =
+            HttpUrl::parse(&format!("http://{}", listener.local_addr().unwrap()), http::PlainHttp::Local);
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for lines in ["bad\ngood\n", "good\n"] {
+                let (mut socket, _) = listener.accept().unwrap();
+                assert_ne!(socket.read(&mut [0; 4096]).unwrap(), 0);
+                let length = lines.len();
+                write!(
+                    socket,
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{lines}\r\n"
+                )
+                .unwrap();
+                open.push(socket);
+            }
+            std::thread::park();
+        });
+        let source = RemoteSource {
+            kind: crate::cluster::OriginKind::Etcd,
+            name: "x".into(),
+            servers: vec![url.unwrap()],
+            roots: tls::Roots::WebPki,
+            token: None,
+            accepts_empty: true,
+            server_name: String::new(),
+            query: Arc::new(|| Box::new(Restless)),
+        };
+        let results = alarm::drive(async {
+            let mut watched = WatchedRemote::new(source, Arc::default(), Rng::with_seed(1));
+            [watched.result().await, watched.result().await, watched.result().await]
+        });
+        let [bad, good, renewed] = results.await.unwrap();
+        assert!(bad.unwrap_err().ends_with("/: bad"));
+        assert_eq!((good, renewed), (Ok(Some(Vec::new())), Ok(Some(Vec::new()))));
+    }
 
     #[test]
     fn lines_are_cut_wherever_the_parts_begin_and_end() {

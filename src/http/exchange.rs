@@ -20,10 +20,13 @@ use tokio_rustls::TlsConnector;
 
 use super::{HttpError, HttpField, HttpRequest, HttpUrl};
 use crate::sync::Mutex;
-use crate::{alarm, clock, tls};
+use crate::{alarm, clock, sys, tls};
 
 /// An address may take this long to connect while there is another one.
 const CONNECT: Duration = Duration::from_secs(3);
+/// After so much silence the kernel asks whether the server is still there, so often, and so many times: an answer may take for ever,
+/// and a host that lost its power says nothing.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 /// The longest head of an answer, in bytes. hyper reads bodies into a buffer of the same size.
 const HEAD_MAX: usize = 64 * 1024;
 
@@ -109,7 +112,11 @@ impl Exchange<'_> {
                 _ => self.until.min(clock::now() + CONNECT),
             };
             match alarm::timeout_at(until, TcpStream::connect(address)).await {
-                Ok(Ok(socket)) => return Ok(socket),
+                Ok(Ok(socket)) => {
+                    let (silence, interval, probes) = KEEPALIVE;
+                    let set = sys::keep_alive(&socket, silence, interval, probes);
+                    return set.map(|()| socket).map_err(|error| self.failed(error));
+                }
                 Ok(Err(error)) => reason = format!("{address}: {error}"),
                 Err(alarm::Elapsed) => reason = format!("{address}: timed out"),
             }

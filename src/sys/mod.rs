@@ -39,7 +39,7 @@ pub(crate) use memory_file::MemoryFile;
 pub(crate) use peer::{PeerProcess, ProcessCgroup};
 pub(crate) use pipe::Pipe;
 pub(crate) use route::{has_route, is_own};
-pub(crate) use socket::{Accepted, Gone, Peer};
+pub(crate) use socket::{Accepted, Gone, Peer, keep_alive};
 pub use socket::{ConnectTarget, Options, Socket};
 pub(crate) use successor::{Successor, SuccessorError, is_succeeding, report_ready};
 pub(crate) use supervisor::{PASSED_MAX, Supervisor};

@@ -487,6 +487,18 @@ impl Options {
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
 
+/// Has the kernel probe the peer after that much silence, at that interval, and drop the connection after so many probes without an
+/// answer: for a connection of our own on which the other side may be silent for long. Harmless towards loopback.
+pub(crate) fn keep_alive(
+    socket: &impl AsFd,
+    silence: Duration,
+    interval: Duration,
+    probes: u32,
+) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(silence).with_interval(interval).with_retries(probes);
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.io.get_ref().as_fd()

@@ -16,11 +16,11 @@ fn start(consul: &Consul, more: &str) -> Ambassador {
     Ambassador::start(&Config::app(&[&source(consul, more)], ""))
 }
 
-fn cluster(ambassador: &Ambassador) -> Value {
+pub(crate) fn cluster(ambassador: &Ambassador) -> Value {
     ambassador.status()["clusters"][0].clone()
 }
 
-fn members(ambassador: &Ambassador) -> Vec<(String, u64)> {
+pub(crate) fn members(ambassador: &Ambassador) -> Vec<(String, u64)> {
     let cluster = cluster(ambassador);
     let endpoints = cluster["endpoints"].as_array().expect("endpoints").iter();
     let members = endpoints.filter(|endpoint| endpoint["state"] != "removed").map(|endpoint| {
@@ -35,7 +35,7 @@ fn members(ambassador: &Ambassador) -> Vec<(String, u64)> {
 }
 
 #[track_caller]
-fn wait_members(ambassador: &Ambassador, expected: &[&Upstream]) {
+pub(crate) fn wait_members(ambassador: &Ambassador, expected: &[&Upstream]) {
     let mut expected: Vec<_> = expected.iter().map(|upstream| upstream.address()).collect();
     expected.sort();
     until(format!("the endpoints were {expected:?}"), || {
@@ -44,23 +44,23 @@ fn wait_members(ambassador: &Ambassador, expected: &[&Upstream]) {
     });
 }
 
-fn origin(ambassador: &Ambassador) -> Value {
+pub(crate) fn origin(ambassador: &Ambassador) -> Value {
     cluster(ambassador)["discovery"][0].clone()
 }
 
 #[track_caller]
-fn wait_error(ambassador: &Ambassador, words: &str) {
+pub(crate) fn wait_error(ambassador: &Ambassador, words: &str) {
     until(format!("/status said {words:?}"), || {
         origin(ambassador)["last_error"].as_str().is_some_and(|error| error.contains(words)).then_some(())
     });
 }
 
 #[track_caller]
-fn wait_well(ambassador: &Ambassador) {
+pub(crate) fn wait_well(ambassador: &Ambassador) {
     until("discovery works", || origin(ambassador)["last_error"].is_null().then_some(()));
 }
 
-fn echoes<const N: usize>() -> [Upstream; N] {
+pub(crate) fn echoes<const N: usize>() -> [Upstream; N] {
     [(); N].map(|()| Upstream::plain(roles::echo))
 }
 
@@ -321,7 +321,7 @@ fn mistakes_have_their_place_and_check_connect_tells_what_was_found() {
         ("{ consul: { service: a, health: critical } }", "passing"),
         ("{ consul: { service: a, token: secret } }", "token"),
         ("{ konsul: { service: a } }", "consul"),
-        ("{}", "write a list, or one of `srv`, `file` and `consul`"),
+        ("{}", "write a list, or one of `srv`, `file`, `consul` and `etcd`"),
     ] {
         let told = check(endpoints, &[]).must_exit(78);
         assert!(told.stderr.contains(expected), "{endpoints}: {}", told.stderr);

@@ -28,7 +28,7 @@ pub(super) struct ClusterContext {
 }
 
 /// The keys of which one says where endpoints are discovered.
-const SOURCES: [&str; 3] = ["srv", "file", "consul"];
+const SOURCES: [&str; 4] = ["srv", "file", "consul", "etcd"];
 
 /// The endpoints that a cluster begins with, and the source of others.
 pub(super) struct Endpoints {
@@ -72,6 +72,7 @@ impl SettingsBuilder<'_> {
                 Some(Source::File(EndpointsFile { path, parse }))
             }
             [&"consul"] => self.consul(section.section("consul")?, around).map(Source::Remote),
+            [&"etcd"] => self.etcd(section.section("etcd")?, around).map(Source::Remote),
             [] => {
                 let (last, others) = SOURCES.split_last().expect("there are sources");
                 let words = format!("write a list, or one of `{}` and `{last}`", others.join("`, `"));
@@ -164,8 +165,8 @@ pub(super) fn target(
 /// How many mistakes of an endpoints file one message names.
 const MISTAKES_SHOWN: usize = 3;
 
-/// Compiles an endpoints file. Unlike the configuration's own list, it may be empty.
-fn parse(bytes: &[u8], file: &Path, around: &ClusterContext) -> Result<Vec<Target>, String> {
+/// Compiles an endpoints file, or what is written as one elsewhere. Unlike the configuration's own list, it may be empty.
+pub(super) fn parse(bytes: &[u8], file: &Path, around: &ClusterContext) -> Result<Vec<Target>, String> {
     let in_words = |at: &SourceLocation, message: &str| headline(file, Some(at.position), &at.path, message);
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();

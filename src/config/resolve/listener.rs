@@ -232,7 +232,7 @@ pub(super) fn clusters(listener: &Section) -> Vec<&str> {
 }
 
 /// The values of a key that takes one or several, each with its place; `None` for an item that is a mistake.
-fn said<'a>(listener: &'a Section, key: &str) -> Option<Vec<(SourceLocation, Option<&'a str>)>> {
+pub(super) fn said<'a>(listener: &'a Section, key: &str) -> Option<Vec<(SourceLocation, Option<&'a str>)>> {
     if let Some(one) = listener.text(key) {
         return Some(vec![(listener.at(key), Some(one))]);
     }

@@ -1,17 +1,18 @@
-//! Sources of endpoints that are asked by HTTP: `endpoints: { consul: … }`.
+//! Sources of endpoints that are asked by HTTP: `endpoints: { consul: … }`, `{ etcd: … }`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
-use super::endpoint::{ClusterContext, target};
-use super::listener::unix_path;
+use super::endpoint::{ClusterContext, parse, target};
+use super::listener::{said, unix_path};
 use super::{SettingsBuilder, address};
 use crate::cluster::{OriginKind, RemoteQuery, RemoteSource};
+use crate::config::mistakes::SourceLocation;
 use crate::config::raw::Section;
 use crate::credentials::password_exposure;
-use crate::discovery::{ConsulQuery, ConsulSettings, ToTarget};
+use crate::discovery::{ConsulQuery, ConsulSettings, EtcdQuery, EtcdSettings, ParseValue, ToTarget};
 use crate::http::{HttpUrl, PlainHttp};
 use crate::tls::Roots;
 
@@ -32,8 +33,8 @@ impl SettingsBuilder<'_> {
         }
         let name = settings.service.clone();
         let query = Arc::new(move || Box::new(ConsulQuery::new(settings.clone())) as Box<dyn RemoteQuery>);
-        let server = self.remote_server(consul, "address", consul.text("address")?);
-        let (token, roots) = (self.token_file(consul), self.remote_roots(consul));
+        let server = self.remote_server(consul, &consul.at("address"), consul.text("address")?);
+        let (token, roots) = (self.remote_secret(consul, "token"), self.remote_roots(consul));
         Some(RemoteSource {
             kind: OriginKind::Consul,
             name,
@@ -46,24 +47,53 @@ impl SettingsBuilder<'_> {
         })
     }
 
-    /// The URL of a server, from the value of that key.
-    fn remote_server(&mut self, section: &Section, key: &str, text: &str) -> Option<HttpUrl> {
-        let at = section.at(key);
+    pub(super) fn etcd(&mut self, etcd: &Section, around: &ClusterContext) -> Option<RemoteSource> {
+        let (prefix, user) = (etcd.text("prefix")?.to_owned(), owned(etcd, "user")?);
+        if prefix.is_empty() {
+            self.findings.mistake(&etcd.at("prefix"), "is empty, and all keys of the store begin with that");
+        }
+        if user.is_some() != etcd.is_given("password") {
+            let (one, other) = if user.is_some() { ("user", "password") } else { ("password", "user") };
+            self.findings.mistake(&etcd.at(one), format!("needs `{other}` beside it"));
+        }
+        let written = said(etcd, "address")?;
+        if written.is_empty() {
+            self.findings.mistake(&etcd.at("address"), "the list is empty; at least one member is needed");
+        }
+        let servers: Vec<_> =
+            written.iter().map(|(at, text)| self.remote_server(etcd, at, (*text)?)).collect();
+        let (token, roots) = (self.remote_secret(etcd, "password"), self.remote_roots(etcd));
+        let settings = EtcdSettings { prefix: prefix.clone(), user, parse: parse_value(around) };
+        let query = Arc::new(move || Box::new(EtcdQuery::new(settings.clone())) as Box<dyn RemoteQuery>);
+        Some(RemoteSource {
+            kind: OriginKind::Etcd,
+            name: prefix,
+            servers: servers.into_iter().collect::<Option<_>>()?,
+            roots: roots?,
+            token: token?,
+            accepts_empty: accepts_empty(etcd)?,
+            server_name: shown(around),
+            query,
+        })
+    }
+
+    /// The URL of a server.
+    fn remote_server(&mut self, section: &Section, at: &SourceLocation, text: &str) -> Option<HttpUrl> {
         if let Some(path) = text.strip_prefix("unix:") {
             let checked = unix_path(&self.path(path), path);
-            let path = checked.map_err(|reason| self.findings.mistake(&at, reason)).ok()?;
+            let path = checked.map_err(|reason| self.findings.mistake(at, reason)).ok()?;
             return Some(HttpUrl::at_socket(path));
         }
         let plain = if section.boolean("allow_plaintext")? { PlainHttp::Anywhere } else { PlainHttp::Local };
         let url = HttpUrl::parse(text, plain);
-        url.map_err(|reason| self.findings.mistake(&at, format!("{} {reason}", text.escape_default()))).ok()
+        url.map_err(|reason| self.findings.mistake(at, format!("{} {reason}", text.escape_default()))).ok()
     }
 
-    fn token_file(&mut self, section: &Section) -> Option<Option<PathBuf>> {
-        if !section.is_given("token") {
+    fn remote_secret(&mut self, section: &Section, key: &str) -> Option<Option<PathBuf>> {
+        if !section.is_given(key) {
             return Some(None);
         }
-        let token = section.section("token")?;
+        let token = section.section(key)?;
         let at = token.at("file");
         let path = self.readable(token.text("file")?, &at)?;
         if let Some(exposure) = password_exposure(&path) {
@@ -109,4 +139,10 @@ fn to_target(around: &ClusterContext) -> ToTarget {
         target(address, (weight, 0), server_name.clone())
             .ok_or_else(|| format!("{} is no name that TLS could verify", host.escape_default()))
     })
+}
+
+/// Reads a value that is written as an endpoints file.
+fn parse_value(around: &ClusterContext) -> ParseValue {
+    let around = around.clone();
+    Arc::new(move |key, value| parse(value, Path::new(key), &around))
 }

@@ -338,8 +338,8 @@ static CLUSTER: SectionSpec = SectionSpec {
     keys: &[
         default("protocol", PROTOCOLS, "tcp", "The protocol of the servers; with tcp nothing is parsed."),
         required("endpoints", ValueKind::Either(&[ENDPOINT_LIST, ValueKind::Section(&SOURCE)]),
-            "The servers: a list of HOST:PORT or { address, weight, priority, server_name }, or { srv }, { file } \
-             or { consul } to discover them."),
+            "The servers: a list of HOST:PORT or { address, weight, priority, server_name }, or { srv }, { file }, \
+             { consul } or { etcd } to discover them."),
         default("balance", BALANCE, "least_connections",
             "How the endpoint of a session is chosen: round_robin; least_connections (sessions and dials per weight); \
              ewma (the same, times the average dial time); random; source_hash (by caller); first (in the list's \
@@ -432,13 +432,14 @@ static EXCHANGE_CHECK: SectionSpec = SectionSpec {
 };
 
 static SOURCE: SectionSpec = SectionSpec {
-    about: "How the servers are discovered: exactly one of `srv`, `file` and `consul`.",
+    about: "How the servers are discovered: exactly one of `srv`, `file`, `consul` and `etcd`.",
     keys: &[
         optional("srv", ValueKind::Text("_postgresql._tcp.example.com"),
             "Name of an SRV record; it is resolved again when its TTL has passed."),
         optional("file", ValueKind::Text("endpoints/orders.yaml"),
             "YAML or JSON file with an `endpoints:` list in the same form; it is read again when it changes."),
         optional("consul", ValueKind::Section(&CONSUL), CONSUL.about),
+        optional("etcd", ValueKind::Section(&ETCD), ETCD.about),
     ],
 };
 
@@ -464,10 +465,27 @@ static CONSUL: SectionSpec = SectionSpec {
     ],
 };
 
+static ETCD: SectionSpec = SectionSpec {
+    about: "The keys of etcd with a prefix, each of whose values has an `endpoints:` list as a file would; they are watched.",
+    keys: &[
+        required("prefix", ValueKind::Text("/services/orders/"), "What the keys begin with."),
+        default("address", ValueKind::Either(&[ETCD_MEMBER, ValueKind::List(&ETCD_MEMBER)]), "http://127.0.0.1:2379",
+            "A member, or a list of them: URLs, or unix:PATH. Where one fails, the next is asked. Without TLS they must be on \
+             this host, unless `allow_plaintext` is set."),
+        optional("user", ValueKind::Text("app"), "The user, whose roles need READ for all keys with the prefix."),
+        optional("password", ValueKind::Section(&SECRET_FILE), "The user's password."),
+        REMOTE_CA,
+        ALLOW_PLAINTEXT,
+        EMPTY,
+    ],
+};
+
+const ETCD_MEMBER: ValueKind = ValueKind::Text("https://etcd1.example.com:2379");
+
 const REMOTE_CA: KeySpec = default("ca", ValueKind::Text("certs/ca.pem"), "system",
     "CAs of its https: a PEM file, `system` or `webpki`, as in `tls.ca`.");
 const ALLOW_PLAINTEXT: KeySpec = default("allow_plaintext", ValueKind::Boolean, "false",
-    "Allows http to other hosts, where whoever is on the way reads the token and says which servers are used.");
+    "Allows http to other hosts, where whoever is on the way reads the secret and says which servers are used.");
 const EMPTY: KeySpec = default("empty", words(&["keep", "accept"]), "keep",
     "What an answer without any endpoint does. keep: the known ones stay, and discovery counts as failing; accept: there are \
      none any more.");

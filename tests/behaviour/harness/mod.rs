@@ -12,6 +12,7 @@ pub(crate) mod consul;
 pub(crate) mod daemon;
 mod dead;
 mod dns;
+pub(crate) mod etcd;
 pub(crate) mod http;
 mod metrics;
 pub(crate) mod other_user;
