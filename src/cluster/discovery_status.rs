@@ -46,6 +46,8 @@ pub(crate) enum OriginKind {
     File,
     /// A service in Consul's catalog.
     Consul,
+    /// A Service of Kubernetes.
+    Kubernetes,
 }
 
 /// Shared by a cluster and the task that finds its endpoints.
@@ -64,6 +66,7 @@ impl OriginKind {
             Self::Service => "srv",
             Self::File => "file",
             Self::Consul => "consul",
+            Self::Kubernetes => "kubernetes",
         }
     }
 }
@@ -87,7 +90,7 @@ impl DiscoveryStatus {
             Some(match origin.kind {
                 OriginKind::Name | OriginKind::Service => format!("cannot resolve {}: {error}", origin.name),
                 // The text says which file, with line and column where there are any, or which server.
-                OriginKind::File | OriginKind::Consul => error.to_owned(),
+                OriginKind::File | OriginKind::Consul | OriginKind::Kubernetes => error.to_owned(),
             })
         })
     }

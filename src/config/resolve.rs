@@ -13,6 +13,7 @@ mod digest;
 mod endpoint;
 mod health_check;
 mod identity;
+mod kubernetes;
 mod listener;
 mod log;
 mod login;

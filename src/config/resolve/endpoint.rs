@@ -28,7 +28,7 @@ pub(super) struct ClusterContext {
 }
 
 /// The keys of which one says where endpoints are discovered.
-const SOURCES: [&str; 3] = ["srv", "file", "consul"];
+const SOURCES: [&str; 4] = ["srv", "file", "consul", "kubernetes"];
 
 /// The endpoints that a cluster begins with, and the source of others.
 pub(super) struct Endpoints {
@@ -72,6 +72,7 @@ impl SettingsBuilder<'_> {
                 Some(Source::File(EndpointsFile { path, parse }))
             }
             [&"consul"] => self.consul(section.section("consul")?, around).map(Source::Remote),
+            [&"kubernetes"] => self.kubernetes(section.section("kubernetes")?, around).map(Source::Remote),
             [] => {
                 let (last, others) = SOURCES.split_last().expect("there are sources");
                 let words = format!("write a list, or one of `{}` and `{last}`", others.join("`, `"));

@@ -47,7 +47,7 @@ impl SettingsBuilder<'_> {
     }
 
     /// The URL of a server, from the value of that key.
-    fn remote_server(&mut self, section: &Section, key: &str, text: &str) -> Option<HttpUrl> {
+    pub(super) fn remote_server(&mut self, section: &Section, key: &str, text: &str) -> Option<HttpUrl> {
         let at = section.at(key);
         if let Some(path) = text.strip_prefix("unix:") {
             let checked = unix_path(&self.path(path), path);
@@ -59,7 +59,7 @@ impl SettingsBuilder<'_> {
         url.map_err(|reason| self.findings.mistake(&at, format!("{} {reason}", text.escape_default()))).ok()
     }
 
-    fn token_file(&mut self, section: &Section) -> Option<Option<PathBuf>> {
+    pub(super) fn token_file(&mut self, section: &Section) -> Option<Option<PathBuf>> {
         if !section.is_given("token") {
             return Some(None);
         }
@@ -72,7 +72,7 @@ impl SettingsBuilder<'_> {
         Some(Some(path))
     }
 
-    fn remote_roots(&mut self, section: &Section) -> Option<Roots> {
+    pub(super) fn remote_roots(&mut self, section: &Section) -> Option<Roots> {
         Some(match section.text("ca")? {
             "system" => Roots::System,
             "webpki" => Roots::WebPki,
@@ -81,7 +81,7 @@ impl SettingsBuilder<'_> {
     }
 }
 
-fn accepts_empty(section: &Section) -> Option<bool> {
+pub(super) fn accepts_empty(section: &Section) -> Option<bool> {
     section.choice("empty", &[("keep", false), ("accept", true)])
 }
 
@@ -96,12 +96,12 @@ fn texts(section: &Section, key: &str) -> Option<Vec<String>> {
     section.list(key)?.iter().map(|item| item.text().map(ToOwned::to_owned)).collect()
 }
 
-fn shown(around: &ClusterContext) -> String {
+pub(super) fn shown(around: &ClusterContext) -> String {
     around.server_name.as_ref().map_or_else(String::new, |name| name.to_str().into_owned())
 }
 
 /// Makes a target of what a catalog says: an address or a name, a port, and a weight.
-fn to_target(around: &ClusterContext) -> ToTarget {
+pub(super) fn to_target(around: &ClusterContext) -> ToTarget {
     let server_name: Option<ServerName<'static>> = around.server_name.clone();
     Arc::new(move |host, port, weight| {
         let text = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };

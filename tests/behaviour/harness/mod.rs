@@ -13,6 +13,7 @@ pub(crate) mod daemon;
 mod dead;
 mod dns;
 pub(crate) mod http;
+pub(crate) mod kubernetes;
 mod metrics;
 pub(crate) mod other_user;
 mod pattern;
