@@ -48,6 +48,8 @@ pub(crate) enum OriginKind {
     Consul,
     /// Keys of etcd.
     Etcd,
+    /// A Service of Kubernetes.
+    Kubernetes,
 }
 
 /// Shared by a cluster and the task that finds its endpoints.
@@ -67,6 +69,7 @@ impl OriginKind {
             Self::File => "file",
             Self::Consul => "consul",
             Self::Etcd => "etcd",
+            Self::Kubernetes => "kubernetes",
         }
     }
 }
@@ -90,7 +93,9 @@ impl DiscoveryStatus {
             Some(match origin.kind {
                 OriginKind::Name | OriginKind::Service => format!("cannot resolve {}: {error}", origin.name),
                 // The text says which file, with line and column where there are any, or which server.
-                OriginKind::File | OriginKind::Consul | OriginKind::Etcd => error.to_owned(),
+                OriginKind::File | OriginKind::Consul | OriginKind::Etcd | OriginKind::Kubernetes => {
+                    error.to_owned()
+                }
             })
         })
     }

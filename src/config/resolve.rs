@@ -14,6 +14,7 @@ mod endpoint;
 mod health_check;
 mod host_view;
 mod identity;
+mod kubernetes;
 mod listener;
 mod log;
 mod login;

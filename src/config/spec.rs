@@ -39,7 +39,7 @@ pub(super) enum ValueKind {
     Text(&'static str),
     /// Bytes in printable ASCII with escapes; with an example.
     Bytes(&'static str),
-    /// The name or the number of a user or group.
+    /// The name or the number of a user, a group or a port.
     Account,
     /// Permission bits in octal, in quotes.
     Mode,

@@ -110,6 +110,19 @@ struct Check {
     status: String,
 }
 
+impl ConsulSettings {
+    /// The service, and what chooses among its instances: another choice has other endpoints.
+    pub(crate) fn describe(&self) -> String {
+        let Self { service, tags, datacenter, namespace, partition, includes_warning, .. } = self;
+        let named = [("datacenter", datacenter), ("namespace", namespace), ("partition", partition)];
+        let named = named.into_iter().filter_map(|(what, name)| Some(format!("{what} {}", name.as_ref()?)));
+        let tags = (!tags.is_empty()).then(|| format!("tags {}", tags.join(" ")));
+        let choice: Vec<_> =
+            named.chain(tags).chain(includes_warning.then(|| "also with warnings".into())).collect();
+        if choice.is_empty() { service.clone() } else { format!("{service} ({})", choice.join(", ")) }
+    }
+}
+
 impl ConsulQuery {
     pub(crate) const fn new(settings: ConsulSettings) -> Self {
         Self { settings, index: None, has_token: false, targets: None }

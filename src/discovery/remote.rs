@@ -22,6 +22,7 @@ use crate::cluster::{
     RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, RemoteSource, Target,
 };
 use crate::http::{self, HttpRequest, HttpResponse, HttpTerms, HttpUrl};
+use crate::policy::ask_schedule::{AskSchedule, RETRY_MAX_EMPTY};
 use crate::policy::backoff;
 use crate::{alarm, clock, tls};
 
@@ -29,16 +30,6 @@ use crate::{alarm, clock, tls};
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
 /// Longer answers are read on a thread of their own: this one probes and answers scrapes too.
 const ASIDE: usize = 64 * 1024;
-/// Requests begin no closer to each other than that, while all goes well.
-const PACE: Duration = Duration::from_secs(1);
-/// The first wait after a failure; it doubles.
-const RETRY: Duration = Duration::from_secs(1);
-/// The longest wait after failures.
-const RETRY_MAX: Duration = Duration::from_secs(30);
-/// The same while no endpoint is known, so that every session is refused.
-const RETRY_MAX_EMPTY: Duration = Duration::from_secs(5);
-/// From one server that failed to the next one.
-const NEXT_SERVER: Duration = Duration::from_millis(100);
 /// For name, token and CAs of a request; the rest has the query's own patience.
 const PREPARATION: Duration = Duration::from_secs(10);
 
@@ -84,8 +75,7 @@ impl WatchedRemote {
             query: Some((self.source.query)()),
             source: self.source.clone(),
             resolver: Arc::clone(&self.resolver),
-            // Many hosts begin with different ones.
-            server: self.rng.usize(..self.source.servers.len()),
+            schedule: AskSchedule::new(self.source.servers.len(), &mut self.rng),
             rng: self.rng.fork(),
             results: sender,
         };
@@ -151,8 +141,8 @@ struct Asking {
     source: RemoteSource,
     resolver: Arc<Resolver>,
     rng: Rng,
-    /// The one of the servers that is asked.
-    server: usize,
+    /// When it is asked again, and which of its servers.
+    schedule: AskSchedule,
     /// Absent while an answer is read on another thread.
     query: Option<Box<dyn RemoteQuery>>,
     results: mpsc::Sender<RemoteResult>,
@@ -167,14 +157,14 @@ enum Asked {
 
 impl Asking {
     async fn forever(mut self) {
-        let (mut failures, mut has_some) = (0_u32, false);
+        let mut has_some = false;
         loop {
             let begun = clock::now();
             match self.ask(&mut has_some).await {
                 Ok(Asked::Well) => {
-                    failures = 0;
+                    let due = self.schedule.record_answer(begun);
                     if !self.query.as_ref().is_some_and(|query| query.continues()) {
-                        alarm::sleep_until(Some(begun + PACE)).await;
+                        alarm::sleep_until(Some(due)).await;
                     }
                 }
                 Ok(Asked::Unwanted) => return,
@@ -182,36 +172,24 @@ impl Asking {
                     if matches!(self.report(error).await, Asked::Unwanted) {
                         return;
                     }
-                    // What has lasted so long did not fail when it began.
-                    if clock::now() >= begun + RETRY_MAX {
-                        failures = 0;
-                    }
                     self.query.get_or_insert_with(|| (self.source.query)()).reset();
-                    self.server = (self.server + 1) % self.source.servers.len();
-                    alarm::sleep(self.pause(failures, has_some)).await;
-                    failures = failures.saturating_add(1);
+                    let lasted = clock::now().saturating_duration_since(begun);
+                    alarm::sleep(self.schedule.record_failure(lasted, has_some, &mut self.rng)).await;
                 }
             }
         }
     }
 
-    /// After that many failures before this one: short to the next server, and longer once all have failed.
-    fn pause(&mut self, failures: u32, has_some: bool) -> Duration {
-        let servers = u32::try_from(self.source.servers.len()).unwrap_or(u32::MAX);
-        if !(failures + 1).is_multiple_of(servers) {
-            return NEXT_SERVER;
-        }
-        let most = if has_some { RETRY_MAX } else { RETRY_MAX_EMPTY };
-        backoff::jittered(backoff::doubled(RETRY, failures / servers, most), 0.5, &mut self.rng)
-    }
-
     async fn report(&self, error: String) -> Asked {
-        let error = format!("{}: {error}", self.url());
+        // Errors of HTTP begin with the URL that was asked.
+        let server = self.url().to_string();
+        let names_server = error.starts_with(server.trim_end_matches('/'));
+        let error = if names_server { error } else { format!("{server}: {error}") };
         if self.results.send(Err(error)).await.is_ok() { Asked::Well } else { Asked::Unwanted }
     }
 
     fn url(&self) -> &HttpUrl {
-        &self.source.servers[self.server]
+        &self.source.servers[self.schedule.server()]
     }
 
     async fn ask(&mut self, has_some: &mut bool) -> Result<Asked, String> {

@@ -2,6 +2,7 @@
 //! and the generator are arguments, so a seed replays a run.
 
 pub mod admission;
+pub mod ask_schedule;
 pub mod backoff;
 pub mod balance;
 pub mod breaker;

@@ -28,7 +28,7 @@ pub(super) struct ClusterContext {
 }
 
 /// The keys of which one says where endpoints are discovered.
-const SOURCES: [&str; 4] = ["srv", "file", "consul", "etcd"];
+const SOURCES: [&str; 5] = ["srv", "file", "consul", "etcd", "kubernetes"];
 
 /// The endpoints that a cluster begins with, and the source of others.
 pub(super) struct Endpoints {
@@ -73,6 +73,7 @@ impl SettingsBuilder<'_> {
             }
             [&"consul"] => self.consul(section.section("consul")?, around).map(Source::Remote),
             [&"etcd"] => self.etcd(section.section("etcd")?, around).map(Source::Remote),
+            [&"kubernetes"] => self.kubernetes(section.section("kubernetes")?, around).map(Source::Remote),
             [] => {
                 let (last, others) = SOURCES.split_last().expect("there are sources");
                 let words = format!("write a list, or one of `{}` and `{last}`", others.join("`, `"));

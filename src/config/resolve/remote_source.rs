@@ -31,7 +31,7 @@ impl SettingsBuilder<'_> {
         if settings.service.is_empty() {
             self.findings.mistake(&consul.at("service"), "is empty");
         }
-        let name = settings.service.clone();
+        let name = settings.describe();
         let query = Arc::new(move || Box::new(ConsulQuery::new(settings.clone())) as Box<dyn RemoteQuery>);
         let server = self.remote_server(consul, &consul.at("address"), consul.text("address")?);
         let (token, roots) = (self.remote_secret(consul, "token"), self.remote_roots(consul));
@@ -78,7 +78,12 @@ impl SettingsBuilder<'_> {
     }
 
     /// The URL of a server.
-    fn remote_server(&mut self, section: &Section, at: &SourceLocation, text: &str) -> Option<HttpUrl> {
+    pub(super) fn remote_server(
+        &mut self,
+        section: &Section,
+        at: &SourceLocation,
+        text: &str,
+    ) -> Option<HttpUrl> {
         if let Some(path) = text.strip_prefix("unix:") {
             let checked = unix_path(&self.path(path), path);
             let path = checked.map_err(|reason| self.findings.mistake(at, reason)).ok()?;
@@ -89,7 +94,7 @@ impl SettingsBuilder<'_> {
         url.map_err(|reason| self.findings.mistake(at, format!("{} {reason}", text.escape_default()))).ok()
     }
 
-    fn remote_secret(&mut self, section: &Section, key: &str) -> Option<Option<PathBuf>> {
+    pub(super) fn remote_secret(&mut self, section: &Section, key: &str) -> Option<Option<PathBuf>> {
         if !section.is_given(key) {
             return Some(None);
         }
@@ -102,7 +107,7 @@ impl SettingsBuilder<'_> {
         Some(Some(path))
     }
 
-    fn remote_roots(&mut self, section: &Section) -> Option<Roots> {
+    pub(super) fn remote_roots(&mut self, section: &Section) -> Option<Roots> {
         Some(match section.text("ca")? {
             "system" => Roots::System,
             "webpki" => Roots::WebPki,
@@ -111,7 +116,7 @@ impl SettingsBuilder<'_> {
     }
 }
 
-fn accepts_empty(section: &Section) -> Option<bool> {
+pub(super) fn accepts_empty(section: &Section) -> Option<bool> {
     section.choice("empty", &[("keep", false), ("accept", true)])
 }
 
@@ -126,12 +131,12 @@ fn texts(section: &Section, key: &str) -> Option<Vec<String>> {
     section.list(key)?.iter().map(|item| item.text().map(ToOwned::to_owned)).collect()
 }
 
-fn shown(around: &ClusterContext) -> String {
+pub(super) fn shown(around: &ClusterContext) -> String {
     around.server_name.as_ref().map_or_else(String::new, |name| name.to_str().into_owned())
 }
 
 /// Makes a target of what a catalog says: an address or a name, a port, and a weight.
-fn to_target(around: &ClusterContext) -> ToTarget {
+pub(super) fn to_target(around: &ClusterContext) -> ToTarget {
     let server_name: Option<ServerName<'static>> = around.server_name.clone();
     Arc::new(move |host, port, weight| {
         let text = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };

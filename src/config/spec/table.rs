@@ -339,7 +339,7 @@ static CLUSTER: SectionSpec = SectionSpec {
         default("protocol", PROTOCOLS, "tcp", "The protocol of the servers; with tcp nothing is parsed."),
         required("endpoints", ValueKind::Either(&[ENDPOINT_LIST, ValueKind::Section(&SOURCE)]),
             "The servers: a list of HOST:PORT or { address, weight, priority, server_name }, or { srv }, { file }, \
-             { consul } or { etcd } to discover them."),
+             { consul }, { etcd } or { kubernetes } to discover them."),
         default("balance", BALANCE, "least_connections",
             "How the endpoint of a session is chosen: round_robin; least_connections (sessions and dials per weight); \
              ewma (the same, times the average dial time); random; source_hash (by caller); first (in the list's \
@@ -432,7 +432,7 @@ static EXCHANGE_CHECK: SectionSpec = SectionSpec {
 };
 
 static SOURCE: SectionSpec = SectionSpec {
-    about: "How the servers are discovered: exactly one of `srv`, `file`, `consul` and `etcd`.",
+    about: "How the servers are discovered: exactly one of `srv`, `file`, `consul`, `etcd` and `kubernetes`.",
     keys: &[
         optional("srv", ValueKind::Text("_postgresql._tcp.example.com"),
             "Name of an SRV record; it is resolved again when its TTL has passed."),
@@ -440,6 +440,7 @@ static SOURCE: SectionSpec = SectionSpec {
             "YAML or JSON file with an `endpoints:` list in the same form; it is read again when it changes."),
         optional("consul", ValueKind::Section(&CONSUL), CONSUL.about),
         optional("etcd", ValueKind::Section(&ETCD), ETCD.about),
+        optional("kubernetes", ValueKind::Section(&KUBERNETES), KUBERNETES.about),
     ],
 };
 
@@ -475,6 +476,30 @@ static ETCD: SectionSpec = SectionSpec {
         optional("user", ValueKind::Text("app"), "The user, whose roles need READ for all keys with the prefix."),
         optional("password", ValueKind::Section(&SECRET_FILE), "The user's password."),
         REMOTE_CA,
+        ALLOW_PLAINTEXT,
+        EMPTY,
+    ],
+};
+
+static KUBERNETES: SectionSpec = SectionSpec {
+    about: "The ready endpoints of a Service of Kubernetes, followed by list and watch of its EndpointSlices.",
+    keys: &[
+        required("service", ValueKind::Text("orders"), "The Service's name."),
+        optional("namespace", ValueKind::Text("shop"),
+            "The Service's namespace. Default, where `address` is absent: that of the pod that ambassador runs in."),
+        optional("port", ValueKind::Account,
+            "Which port, where the Service has several: its name, or the number that it has at the pods (targetPort)."),
+        optional("zone", ValueKind::Text("eu-central-1a"),
+            "Our zone: endpoints that Kubernetes hints for others are used only if none for ours is usable."),
+        optional("address", ValueKind::Text("https://api.k8s.example.com:6443"),
+            "The API server: URL, or unix:PATH. Default: that of the cluster that ambassador runs in, by KUBERNETES_SERVICE_HOST \
+             and _PORT."),
+        optional("token", ValueKind::Section(&SECRET_FILE),
+            "The token, whose role needs list and watch for endpointslices of discovery.k8s.io. Default, where `address` is \
+             absent: the pod's service account."),
+        optional("ca", ValueKind::Text("certs/ca.pem"),
+            "CAs of its https: a PEM file, `system` or `webpki`, as in `tls.ca`. Default, where `address` is absent: the cluster's; \
+             else `system`."),
         ALLOW_PLAINTEXT,
         EMPTY,
     ],

@@ -57,9 +57,10 @@ fn list(query: &mut ConsulQuery, index: &str, entries: &[String]) -> Result<Vec<
         RemoteProgress::Targets(targets) => {
             Ok(targets.iter().map(|target| (target.address.to_string(), target.weight)).collect())
         }
-        other @ (RemoteProgress::Unchanged | RemoteProgress::NotYet | RemoteProgress::Anew) => {
-            Err(format!("{other:?}"))
-        }
+        other @ (RemoteProgress::Unchanged
+        | RemoteProgress::NotYet
+        | RemoteProgress::Anew
+        | RemoteProgress::Unusable(_)) => Err(format!("{other:?}")),
     }
 }
 
@@ -110,6 +111,9 @@ fn what_is_asked_says_where_the_last_answer_was() {
     assert!(next.target.ends_with("&index=17&wait=300s"), "{}", next.target);
     assert!(next.patience > WAIT + WAIT / 16, "Consul adds up to a sixteenth");
     assert!(!next.headers.iter().any(|HttpField(name, _)| name == "x-consul-token"));
+    let described = asked.settings.describe();
+    assert_eq!(described, "a/b c (datacenter dc2, namespace n, partition p, tags x y&z)");
+    assert_eq!(query(|_| {}).settings.describe(), "orders");
     let plain =
         query(|settings| (settings.is_stale, settings.includes_warning) = (false, true)).request(None);
     assert_eq!(plain.target, "/v1/health/service/orders?");

@@ -114,6 +114,7 @@ impl Client {
                 Ok(0) => return (all, End::Orderly),
                 Ok(count) => all.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return (all, End::Reset),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     panic!("neither bytes nor an end come: {error}; so far {}", String::from_utf8_lossy(&all))
                 }

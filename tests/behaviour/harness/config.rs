@@ -37,7 +37,9 @@ impl Config {
     pub(crate) fn cluster(mut self, name: &str, endpoints: &[&str], body: &str) -> Self {
         // A discovery source instead of a list.
         if let [one] = endpoints
-            && ["{ srv:", "{ file:", "{ consul:", "{ etcd:"].iter().any(|source| one.starts_with(source))
+            && ["{ srv:", "{ file:", "{ consul:", "{ etcd:", "{ kubernetes:"]
+                .iter()
+                .any(|source| one.starts_with(source))
         {
             entry(&mut self.clusters, name, &format!("endpoints: {one}\n{body}"));
             return self;

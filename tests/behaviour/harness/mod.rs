@@ -14,6 +14,7 @@ mod dead;
 mod dns;
 pub(crate) mod etcd;
 pub(crate) mod http;
+pub(crate) mod kubernetes;
 mod metrics;
 pub(crate) mod other_user;
 mod pattern;

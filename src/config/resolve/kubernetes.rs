@@ -1,0 +1,138 @@
+//! `endpoints: { kubernetes: … }`: a Service of the cluster that we run in, or of another one whose API server is named.
+//!
+//! What Kubernetes gives each pod (API server, token, CA, namespace) is used together and for that cluster alone: a named API server
+//! never gets the pod's own token.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::SettingsBuilder;
+use super::endpoint::ClusterContext;
+use super::remote_source::{accepts_empty, shown, to_target};
+use crate::cluster::{OriginKind, RemoteQuery, RemoteSource};
+use crate::config::mistakes::quoted;
+use crate::config::raw::Section;
+use crate::discovery::{EndpointChoice, KubernetesQuery, KubernetesSettings, PortChoice};
+use crate::http::{HttpUrl, PlainHttp};
+use crate::tls::Roots;
+
+/// Where each pod has its service account ("Accessing the Kubernetes API from a Pod").
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// The longest name of a Service or a namespace (RFC 1123).
+const NAME_MAX: usize = 63;
+
+impl SettingsBuilder<'_> {
+    pub(super) fn kubernetes(&mut self, section: &Section, around: &ClusterContext) -> Option<RemoteSource> {
+        let service = section.text("service").map(ToOwned::to_owned);
+        let service = service.and_then(|service| self.kubernetes_name(section, "service", service));
+        let (address, zone) = (section.optional_text("address")?, section.optional_text("zone")?);
+        let server = match address {
+            Some(address) => self.remote_server(section, &section.at("address"), address),
+            None => self.own_api_server(section),
+        };
+        // Without an API server the rest would be reported as missing, too.
+        let (server, is_own) = (server?, address.is_none());
+        let (namespace, token) = (self.namespace(section, is_own), self.account_token(section, is_own));
+        let (roots, port) = (self.api_roots(section, is_own), port_choice(section.optional_text("port")?));
+        let choice = EndpointChoice { port, zone: zone.map(ToOwned::to_owned), to_target: to_target(around) };
+        let settings = KubernetesSettings { namespace: namespace?, service: service?, choice };
+        Some(RemoteSource {
+            kind: OriginKind::Kubernetes,
+            name: name_of(&settings),
+            servers: vec![server],
+            roots: roots?,
+            token: token?,
+            accepts_empty: accepts_empty(section)?,
+            server_name: shown(around),
+            query: Arc::new(move || Box::new(KubernetesQuery::new(settings.clone())) as Box<dyn RemoteQuery>),
+        })
+    }
+
+    /// The API server of the cluster that we run in.
+    fn own_api_server(&mut self, section: &Section) -> Option<HttpUrl> {
+        let given = |name: &str| (self.environment)(name).filter(|value| !value.is_empty());
+        let (host, port) = (given("KUBERNETES_SERVICE_HOST"), given("KUBERNETES_SERVICE_PORT"));
+        let Some((host, port)) = host.zip(port) else {
+            let words = "`address` is missing: outside a pod, where KUBERNETES_SERVICE_HOST and _PORT are not set, nothing says where \
+                         the API server is";
+            self.findings.mistake(&section.at, words);
+            return None;
+        };
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let url = HttpUrl::parse(&format!("https://{host}:{port}"), PlainHttp::Never);
+        let words = "KUBERNETES_SERVICE_HOST and _PORT are no host and port";
+        url.map_err(|_| self.findings.mistake(&section.at, words)).ok()
+    }
+
+    fn namespace(&mut self, section: &Section, is_own: bool) -> Option<String> {
+        if let Some(name) = section.optional_text("namespace")? {
+            return self.kubernetes_name(section, "namespace", name.to_owned());
+        }
+        if !is_own {
+            let words = "`namespace` is missing: only where `address` is absent it is the pod's own";
+            self.findings.mistake(&section.at, words);
+            return None;
+        }
+        let path = self.account_file(section, "namespace")?;
+        let mut text = String::new();
+        let read = File::open(&path).and_then(|file| file.take(4096).read_to_string(&mut text));
+        if let Err(error) = read {
+            let words = format!("`namespace` is missing, and {} cannot be read: {error}", path.display());
+            self.findings.mistake(&section.at, words);
+            return None;
+        }
+        self.kubernetes_name(section, "namespace", text.trim().to_owned())
+    }
+
+    /// The pod's own token is made by the kubelet, whose choice its mode is.
+    fn account_token(&mut self, section: &Section, is_own: bool) -> Option<Option<PathBuf>> {
+        if section.is_given("token") || !is_own {
+            return self.remote_secret(section, "token");
+        }
+        self.account_file(section, "token").map(Some)
+    }
+
+    fn api_roots(&mut self, section: &Section, is_own: bool) -> Option<Roots> {
+        match section.optional_text("ca")? {
+            Some(_) => self.remote_roots(section),
+            None if is_own => self.account_file(section, "ca.crt").map(Roots::File),
+            None => Some(Roots::System),
+        }
+    }
+
+    fn account_file(&mut self, section: &Section, name: &str) -> Option<PathBuf> {
+        self.readable(&format!("{ACCOUNT}/{name}"), &section.at)
+    }
+
+    fn kubernetes_name(&mut self, section: &Section, key: &str, name: String) -> Option<String> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(allowed) {
+            return Some(name);
+        }
+        let words =
+            format!("{} is no name in Kubernetes: it has small letters, digits and `-`", quoted(&name));
+        self.findings.mistake(&section.at(key), words);
+        None
+    }
+}
+
+fn port_choice(text: Option<&str>) -> PortChoice {
+    match text {
+        None => PortChoice::Only,
+        Some(text) => match text.parse() {
+            Ok(number) if number != 0 => PortChoice::Number(number),
+            _ => PortChoice::Named(text.to_owned()),
+        },
+    }
+}
+
+/// As people call it; with the port, as endpoints that were kept are those of one port.
+fn name_of(KubernetesSettings { namespace, service, choice }: &KubernetesSettings) -> String {
+    match &choice.port {
+        PortChoice::Only => format!("{namespace}/{service}"),
+        PortChoice::Named(port) => format!("{namespace}/{service}:{port}"),
+        PortChoice::Number(port) => format!("{namespace}/{service}:{port}"),
+    }
+}
