@@ -347,10 +347,12 @@ fn a_silent_family_is_overtaken_and_goes_last_from_then_on() {
         let endpoints = &self::cluster(&ambassador)["endpoints"];
         (endpoints[0]["addresses"].as_array()?.len() == 2).then_some(())
     });
-    for _ in 0..2 {
+    // One after the other: the records of two workers may change places.
+    for ended in 1..=2 {
         ambassador.connect().echo("over IPv4");
+        ambassador.wait_records(ended);
     }
-    let records = ambassador.wait_records(2);
+    let records = ambassador.records();
     let took: Vec<_> = records.iter().map(|record| record["connect_ms"].as_f64().expect("a time")).collect();
     assert!((250.0..1500.0).contains(&took[0]), "{took:?}");
     assert!(took[1] < 200.0, "{took:?}");
