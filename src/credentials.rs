@@ -36,7 +36,7 @@ pub(crate) use login::{
     Cloud, CloudToken, FetchedLogin, Grant, IssuedLogin, JwtAlgorithm, LoginCredential, LoginPermit,
     LoginSource, LoginView, NkeyFile, NoLogin, OAuth2, OAuth2Client, PasswordFile, RefreshTokenFile,
     ServiceAccount, SignInProgress, TokenFile, TokenUser, fetch_once, follow as follow_login,
-    password_exposure,
+    password_exposure, secret_of,
 };
 
 use expiry::{is_nearer, is_news};

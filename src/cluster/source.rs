@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper::Method;
 use hyper::header::HeaderMap;
 use rustls::pki_types::ServerName;
+use zeroize::Zeroizing;
 
 use super::discovery_status::OriginKind;
 use super::endpoint::{Address, Host, Settings};
@@ -221,7 +222,6 @@ pub trait RemoteQuery: fmt::Debug + Send + Sync {
 }
 
 /// A request to a server that lists endpoints.
-#[derive(Debug)]
 pub struct RemoteRequest {
     /// GET, or POST where the API is one of calls.
     pub(crate) method: Method,
@@ -229,12 +229,21 @@ pub struct RemoteRequest {
     pub(crate) target: String,
     /// Header fields beside the usual ones.
     pub(crate) headers: Vec<HttpField>,
-    /// The body; empty for a GET.
-    pub(crate) body: Vec<u8>,
+    /// The body, which may hold a password; empty for a GET.
+    pub(crate) body: Zeroizing<Vec<u8>>,
     /// How the answer is read.
     pub(crate) reads: RemoteReads,
     /// How long the server may be silent.
     pub(crate) patience: Duration,
+}
+
+impl fmt::Debug for RemoteRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteRequest")
+            .field("method", &self.method)
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How an answer is read.

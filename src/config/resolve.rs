@@ -13,6 +13,7 @@ mod digest;
 mod endpoint;
 mod health_check;
 mod host_view;
+mod https;
 mod identity;
 mod kubernetes;
 mod listener;

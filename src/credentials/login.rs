@@ -33,7 +33,7 @@ use crate::sync::Mutex;
 pub(crate) use aws::{AwsEnvironment, AwsIam, AwsService};
 pub(crate) use certificate::CertificateProof;
 pub(crate) use cloud::{AZURE_DATABASES, Cloud, CloudToken};
-pub(crate) use file::{PasswordFile, exposure as password_exposure};
+pub(crate) use file::{PasswordFile, exposure as password_exposure, secret_of};
 pub(crate) use follow::{fetch_once, follow};
 pub(crate) use nats::{NkeyFile, TokenFile};
 pub(crate) use oauth2::{

@@ -227,7 +227,7 @@ impl RemoteQuery for ConsulQuery {
             method: Method::GET,
             target,
             headers: token.into_iter().chain([accept]).collect(),
-            body: Vec::new(),
+            body: Zeroizing::default(),
             reads: RemoteReads::Whole,
             patience: if self.index.is_some() { WAIT + WAIT / 16 + PATIENCE } else { PATIENCE },
         }

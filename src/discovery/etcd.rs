@@ -142,12 +142,12 @@ impl EtcdQuery {
         }
     }
 
-    fn authenticate_body(&self, password: Option<&str>) -> Vec<u8> {
+    fn authenticate_body(&self, password: Option<&str>) -> Zeroizing<Vec<u8>> {
         let (name, password) =
             (self.settings.user.as_deref().unwrap_or_default(), password.unwrap_or_default());
         // With its final capacity: a vector that grows leaves a copy behind.
-        let mut body = Vec::with_capacity(64 + 6 * (name.len() + password.len()));
-        serde_json::to_writer(&mut body, &AuthenticateRequest { name, password })
+        let mut body = Zeroizing::new(Vec::with_capacity(64 + 6 * (name.len() + password.len())));
+        serde_json::to_writer(&mut *body, &AuthenticateRequest { name, password })
             .expect("text can be written to memory");
         body
     }
@@ -338,13 +338,13 @@ impl RemoteQuery for EtcdQuery {
             Step::Authenticate => ("/v3/auth/authenticate", self.authenticate_body(token)),
             Step::Range => {
                 let range = self.range();
-                ("/v3/kv/range", format!(r#"{{{range},"limit":"{KEYS_MAX}"}}"#).into_bytes())
+                ("/v3/kv/range", format!(r#"{{{range},"limit":"{KEYS_MAX}"}}"#).into_bytes().into())
             }
             Step::Watch => {
                 let next = self.known.as_ref().map_or(0, |known| known.revision) + 1;
                 let range = self.range();
                 let create = format!(r#"{range},"start_revision":"{next}","progress_notify":true"#);
-                ("/v3/watch", format!(r#"{{"create_request":{{{create}}}}}"#).into_bytes())
+                ("/v3/watch", format!(r#"{{"create_request":{{{create}}}}}"#).into_bytes().into())
             }
         };
         let plain = |name, value: &str| HttpField(name, Zeroizing::new(value.to_owned()));

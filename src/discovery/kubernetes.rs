@@ -229,7 +229,7 @@ impl RemoteQuery for KubernetesQuery {
         let token = token.map(|token| HttpField(AUTHORIZATION, bearer(token)));
         let accept = HttpField(ACCEPT, Zeroizing::new("application/json".into()));
         let headers = token.into_iter().chain([accept]).collect();
-        RemoteRequest { method: Method::GET, target, headers, body: Vec::new(), reads, patience }
+        RemoteRequest { method: Method::GET, target, headers, body: Zeroizing::default(), reads, patience }
     }
 
     fn take(&mut self, answer: &RemoteAnswer<'_>) -> Result<RemoteProgress, String> {

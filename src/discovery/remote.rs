@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use hyper::header::HeaderMap;
+use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
@@ -21,10 +22,12 @@ use crate::blocking::BlockingTask;
 use crate::cluster::{
     RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, RemoteSource, Target,
 };
+use crate::credentials::secret_of;
 use crate::http::{self, HttpRequest, HttpResponse, HttpTerms, HttpUrl};
 use crate::policy::ask_schedule::{AskSchedule, RETRY_MAX_EMPTY};
 use crate::policy::backoff;
-use crate::{alarm, clock, tls};
+use crate::tls::{self, Roots};
+use crate::{alarm, clock};
 
 /// The longest answer, and the longest line of one, in bytes: 4096 services of Consul with long metadata have some 10 MB.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
@@ -77,6 +80,7 @@ impl WatchedRemote {
             resolver: Arc::clone(&self.resolver),
             schedule: AskSchedule::new(self.source.servers.len(), &mut self.rng),
             rng: self.rng.fork(),
+            preparing: BlockingTask::default(),
             results: sender,
         };
         self.results = results;
@@ -145,6 +149,7 @@ struct Asking {
     schedule: AskSchedule,
     /// Absent while an answer is read on another thread.
     query: Option<Box<dyn RemoteQuery>>,
+    preparing: BlockingTask<Result<Prepared, String>>,
     results: mpsc::Sender<RemoteResult>,
 }
 
@@ -194,14 +199,13 @@ impl Asking {
 
     async fn ask(&mut self, has_some: &mut bool) -> Result<Asked, String> {
         let until = clock::now() + PREPARATION;
-        let token = within(until, self.token()).await?;
+        let Prepared { token, tls } = within(until, self.prepare()).await?;
         let query = self.query.as_mut().ok_or("it is being read")?;
         let RemoteRequest { method, target, headers, body, reads, patience } =
             query.request(token.as_ref().map(|token| token.as_str()));
         let url = self.url().below(&target);
         let addresses = within(until, self.addresses(&url)).await?;
-        let tls = within(until, self.tls(&url)).await?;
-        let request = HttpRequest { method, url: &url, headers, body: Zeroizing::new(body) };
+        let request = HttpRequest { method, url: &url, headers, body };
         let terms = HttpTerms { addresses: &addresses, tls, until: clock::now() + patience };
         let mut response = http::open(request, terms).await.map_err(|error| error.to_string())?;
         if reads == RemoteReads::Lines && response.status == 200 {
@@ -276,11 +280,20 @@ impl Asking {
         progress
     }
 
-    async fn token(&self) -> Result<Option<Zeroizing<String>>, String> {
-        match self.source.token.clone() {
-            Some(path) => aside(move || read_token(&path)).await?.map(Some),
-            None => Ok(None),
+    /// Reads secret and CAs for each request, so that they may be replaced. A file system may hang; then that reading is waited for again,
+    /// and no other one is begun.
+    async fn prepare(&mut self) -> Result<Prepared, String> {
+        let RemoteSource { token, roots, servers, .. } = &self.source;
+        let roots = servers.iter().any(HttpUrl::is_tls).then(|| roots.clone());
+        if token.is_none() && roots.is_none() {
+            return Ok(Prepared::default());
         }
+        if !self.preparing.is_busy() {
+            let token = token.clone();
+            let begun = self.preparing.begin(move || Prepared::read(token.as_deref(), roots));
+            begun.map_err(|error| no_thread(&error))?;
+        }
+        self.preparing.join().await.map_err(|_| panicked())?
     }
 
     async fn addresses(&self, url: &HttpUrl) -> Result<Vec<SocketAddr>, String> {
@@ -291,32 +304,36 @@ impl Asking {
         let found = self.resolver.addresses_of(host).await?;
         Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
+}
 
-    /// The CAs are read for each request, so that they may be replaced.
-    async fn tls(&self, url: &HttpUrl) -> Result<Option<Arc<rustls::ClientConfig>>, String> {
-        if !url.is_tls() {
-            return Ok(None);
-        }
-        let roots = self.source.roots.clone();
-        aside(move || tls::https_config(roots)).await?.map(Some).map_err(|error| error.to_string())
+/// What a request needs from disk: the secret, and TLS by the CAs.
+#[derive(Debug, Default, Clone)]
+struct Prepared {
+    token: Option<Zeroizing<String>>,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Prepared {
+    fn read(token: Option<&Path>, roots: Option<Roots>) -> Result<Self, String> {
+        let token = token.map(secret_of).transpose()?;
+        let tls = roots.map(tls::https_config).transpose().map_err(|error| error.to_string())?;
+        Ok(Self { token, tls })
     }
 }
 
-fn read_token(path: &Path) -> Result<Zeroizing<String>, String> {
-    let shown = path.display();
-    let bytes = tls::read_secret(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| format!("{shown} is not UTF-8 text"))?.trim();
-    if text.is_empty() {
-        return Err(format!("{shown} is empty"));
-    }
-    Ok(Zeroizing::new(text.to_owned()))
-}
-
-/// Does it on a thread of its own: file systems may hang.
+/// Does it on a thread of its own: it takes long.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     let mut task = BlockingTask::default();
-    task.begin(work).map_err(|error| format!("no thread can be started: {error}"))?;
-    task.join().await.map_err(|_| "ambassador itself failed while it read the answer".into())
+    task.begin(work).map_err(|error| no_thread(&error))?;
+    task.join().await.map_err(|_| panicked())
+}
+
+fn no_thread(error: &std::io::Error) -> String {
+    format!("no thread can be started: {error}")
+}
+
+fn panicked() -> String {
+    "ambassador itself failed while it read it".into()
 }
 
 async fn within<T>(until: Instant, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
@@ -388,7 +405,7 @@ mod tests {
                 method: hyper::Method::GET,
                 target: "/".into(),
                 headers: Vec::new(),
-                body: Vec::new(),
+                body: Zeroizing::default(),
                 reads: RemoteReads::Lines,
                 patience: PREPARATION,
             }
@@ -436,7 +453,7 @@ mod tests {
             kind: crate::cluster::OriginKind::Etcd,
             name: "x".into(),
             servers: vec![url.unwrap()],
-            roots: tls::Roots::WebPki,
+            roots: Roots::WebPki,
             token: None,
             accepts_empty: true,
             server_name: String::new(),

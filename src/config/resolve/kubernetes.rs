@@ -35,7 +35,8 @@ impl SettingsBuilder<'_> {
         // Without an API server the rest would be reported as missing, too.
         let (server, is_own) = (server?, address.is_none());
         let (namespace, token) = (self.namespace(section, is_own), self.account_token(section, is_own));
-        let (roots, port) = (self.api_roots(section, is_own), port_choice(section.optional_text("port")?));
+        let (roots, port) =
+            (self.api_roots(section, is_own, &server), port_choice(section.optional_text("port")?));
         let choice = EndpointChoice { port, zone: zone.map(ToOwned::to_owned), to_target: to_target(around) };
         let settings = KubernetesSettings { namespace: namespace?, service: service?, choice };
         Some(RemoteSource {
@@ -94,12 +95,16 @@ impl SettingsBuilder<'_> {
         self.account_file(section, "token").map(Some)
     }
 
-    fn api_roots(&mut self, section: &Section, is_own: bool) -> Option<Roots> {
-        match section.optional_text("ca")? {
-            Some(_) => self.remote_roots(section),
-            None if is_own => self.account_file(section, "ca.crt").map(Roots::File),
-            None => Some(Roots::System),
+    fn api_roots(&mut self, section: &Section, is_own: bool, server: &HttpUrl) -> Option<Roots> {
+        let roots = match section.optional_text("ca")? {
+            Some(_) => self.https_roots(section)?,
+            None if is_own => self.account_file(section, "ca.crt").map(Roots::File)?,
+            None => Roots::System,
+        };
+        if server.is_tls() {
+            self.require_https_roots(section, &roots);
         }
+        Some(roots)
     }
 
     fn account_file(&mut self, section: &Section, name: &str) -> Option<PathBuf> {

@@ -11,7 +11,6 @@ use super::{SettingsBuilder, address};
 use crate::cluster::{OriginKind, RemoteQuery, RemoteSource};
 use crate::config::mistakes::SourceLocation;
 use crate::config::raw::Section;
-use crate::credentials::password_exposure;
 use crate::discovery::{ConsulQuery, ConsulSettings, EtcdQuery, EtcdSettings, ParseValue, ToTarget};
 use crate::http::{HttpUrl, PlainHttp};
 use crate::tls::Roots;
@@ -33,12 +32,12 @@ impl SettingsBuilder<'_> {
         }
         let name = settings.describe();
         let query = Arc::new(move || Box::new(ConsulQuery::new(settings.clone())) as Box<dyn RemoteQuery>);
-        let server = self.remote_server(consul, &consul.at("address"), consul.text("address")?);
-        let (token, roots) = (self.remote_secret(consul, "token"), self.remote_roots(consul));
+        let servers = vec![self.remote_server(consul, &consul.at("address"), consul.text("address")?)?];
+        let (token, roots) = (self.remote_secret(consul, "token"), self.remote_roots(consul, &servers));
         Some(RemoteSource {
             kind: OriginKind::Consul,
             name,
-            servers: vec![server?],
+            servers,
             roots: roots?,
             token: token?,
             accepts_empty: accepts_empty(consul)?,
@@ -62,13 +61,14 @@ impl SettingsBuilder<'_> {
         }
         let servers: Vec<_> =
             written.iter().map(|(at, text)| self.remote_server(etcd, at, (*text)?)).collect();
-        let (token, roots) = (self.remote_secret(etcd, "password"), self.remote_roots(etcd));
+        let servers: Vec<_> = servers.into_iter().collect::<Option<_>>()?;
+        let (token, roots) = (self.remote_secret(etcd, "password"), self.remote_roots(etcd, &servers));
         let settings = EtcdSettings { prefix: prefix.clone(), user, parse: parse_value(around) };
         let query = Arc::new(move || Box::new(EtcdQuery::new(settings.clone())) as Box<dyn RemoteQuery>);
         Some(RemoteSource {
             kind: OriginKind::Etcd,
             name: prefix,
-            servers: servers.into_iter().collect::<Option<_>>()?,
+            servers,
             roots: roots?,
             token: token?,
             accepts_empty: accepts_empty(etcd)?,
@@ -94,25 +94,21 @@ impl SettingsBuilder<'_> {
         url.map_err(|reason| self.findings.mistake(at, format!("{} {reason}", text.escape_default()))).ok()
     }
 
+    /// The file of the secret under that key, if it is given.
     pub(super) fn remote_secret(&mut self, section: &Section, key: &str) -> Option<Option<PathBuf>> {
         if !section.is_given(key) {
             return Some(None);
         }
-        let token = section.section(key)?;
-        let at = token.at("file");
-        let path = self.readable(token.text("file")?, &at)?;
-        if let Some(exposure) = password_exposure(&path) {
-            self.findings.warning(&at, exposure);
-        }
-        Some(Some(path))
+        self.secret_file(section.section(key)?).map(Some)
     }
 
-    pub(super) fn remote_roots(&mut self, section: &Section) -> Option<Roots> {
-        Some(match section.text("ca")? {
-            "system" => Roots::System,
-            "webpki" => Roots::WebPki,
-            path => Roots::File(self.readable(path, &section.at("ca"))?),
-        })
+    /// The CAs of these servers.
+    fn remote_roots(&mut self, section: &Section, servers: &[HttpUrl]) -> Option<Roots> {
+        let roots = self.https_roots(section)?;
+        if servers.iter().any(HttpUrl::is_tls) {
+            self.require_https_roots(section, &roots);
+        }
+        Some(roots)
     }
 }
 

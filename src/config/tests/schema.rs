@@ -139,6 +139,7 @@ fn every_supported_key_is_asked_for() {
         include_str!("../resolve/cluster.rs"),
         include_str!("../resolve/endpoint.rs"),
         include_str!("../resolve/health_check.rs"),
+        include_str!("../resolve/https.rs"),
         include_str!("../resolve/identity.rs"),
         include_str!("../resolve/kubernetes.rs"),
         include_str!("../resolve/listener.rs"),

@@ -10,6 +10,9 @@ use super::{FetchError, FetchedLogin, LoginSource};
 use crate::protocol::{LoginCredentials, Secret, SecretKind};
 use crate::tls::read_secret;
 
+/// The longest secret, in bytes.
+const SECRET_MAX: usize = 16 * 1024;
+
 /// A password file.
 #[derive(Debug)]
 pub(crate) struct PasswordFile {
@@ -71,6 +74,24 @@ pub(crate) fn exposure(path: &Path) -> Option<String> {
     (mode & 0o007 != 0).then(|| format!("{} has mode {mode:04o}; {words}", path.display()))
 }
 
+/// A secret in a file, without the line end that editors add.
+///
+/// # Errors
+/// In words, without any of it.
+pub(crate) fn secret_of(path: &Path) -> Result<Zeroizing<String>, String> {
+    let shown = path.display();
+    let bytes = read_secret(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| format!("{shown} is not UTF-8"))?;
+    let text = without_line_end(text);
+    if text.is_empty() {
+        return Err(format!("{shown} is empty"));
+    }
+    if text.chars().any(char::is_control) || text.len() > SECRET_MAX {
+        return Err(format!("{shown} has more in it than one secret"));
+    }
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
 /// Editors and `echo` end a file by a line end, which belongs to no password.
 pub(super) fn without_line_end(text: &str) -> &str {
     let text = text.strip_suffix('\n').unwrap_or(text);
@@ -125,6 +146,30 @@ fn both(text: &str) -> Result<LoginCredentials, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_file_has_one_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        for (content, expected) in [
+            (&b"hunter2\r\n"[..], Ok("hunter2")),
+            (b"", Err("is empty")),
+            (b"\n", Err("is empty")),
+            (b"hunter2\nother\n", Err("has more in it than one secret")),
+            (&[b'x'; SECRET_MAX + 1], Err("has more in it than one secret")),
+            (b"\xff", Err("is not UTF-8")),
+        ] {
+            std::fs::write(&file, content).unwrap();
+            let read = secret_of(&file);
+            match expected {
+                Ok(secret) => assert_eq!(read.unwrap().as_str(), secret),
+                Err(reason) => {
+                    let error = read.unwrap_err();
+                    assert!(error.ends_with(reason) && !error.contains("hunter2"), "{error}");
+                }
+            }
+        }
+    }
 
     fn read(user: Option<&str>, content: &[u8]) -> Result<(String, String), String> {
         let folder = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@ mod refresh_token;
 mod service_account;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aws_lc_rs::digest;
 use data_encoding::BASE64;
@@ -19,7 +19,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use super::answer::{OAuth2Error, TokenAnswer};
-use super::file::without_line_end;
+use super::file::secret_of;
 use super::{FetchError, FetchedLogin, LoginSource};
 use crate::clock;
 use crate::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl, KEPT, percent_encoded};
@@ -33,9 +33,6 @@ pub(crate) use refresh_token::RefreshTokenFile;
 pub(crate) use service_account::ServiceAccount;
 
 use service_account::GOOGLE_LIFE;
-
-/// The longest secret, in bytes.
-const SECRET_MAX: usize = 16 * 1024;
 
 /// A token endpoint, and how a token is asked for there.
 #[derive(Debug)]
@@ -372,21 +369,6 @@ impl LoginSource for OAuth2 {
         let credentials = LoginCredentials { user, secret };
         Ok(FetchedLogin { credentials, expires: Some(expires) })
     }
-}
-
-/// A secret in a file, without the line end that editors add.
-fn secret_of(path: &Path) -> Result<Zeroizing<String>, String> {
-    let shown = path.display();
-    let bytes = read_secret(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| format!("{shown} is not UTF-8"))?;
-    let text = without_line_end(text);
-    if text.is_empty() {
-        return Err(format!("{shown} is empty"));
-    }
-    if text.chars().any(char::is_control) || text.len() > SECRET_MAX {
-        return Err(format!("{shown} has more in it than one secret"));
-    }
-    Ok(Zeroizing::new(text.to_owned()))
 }
 
 #[cfg(test)]

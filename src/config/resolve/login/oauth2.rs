@@ -1,7 +1,5 @@
 //! Section `clusters.NAME.login.oauth2`: which grant it is, by the keys that are given, and that the others go with it.
 
-use std::path::PathBuf;
-
 use super::SettingsBuilder;
 use crate::config::mistakes::SourceLocation;
 use crate::config::raw::Section;
@@ -11,7 +9,6 @@ use crate::credentials::{
 };
 use crate::http::{HttpUrl, PlainHttp};
 use crate::protocol::SecretKind;
-use crate::tls::Roots;
 
 impl SettingsBuilder<'_> {
     pub(super) fn oauth2(&mut self, login: &Section) -> Option<OAuth2> {
@@ -30,14 +27,8 @@ impl SettingsBuilder<'_> {
             }
             self.client_grant(oauth2)
         };
-        let roots = match oauth2.text("ca")? {
-            "system" => Roots::System,
-            "webpki" => Roots::WebPki,
-            path => Roots::File(self.readable(path, &oauth2.at("ca"))?),
-        };
-        if let Err(error) = crate::tls::https_config(roots.clone()) {
-            self.findings.mistake(&oauth2.at("ca"), error.to_string());
-        }
+        let roots = self.https_roots(oauth2)?;
+        self.require_https_roots(oauth2, &roots);
         let (token_url, grant, scopes) = (token_url?, grant?, scopes?);
         if token_url.is_none() && !matches!(grant, Grant::ServiceAccount(_)) {
             return None;
@@ -179,15 +170,6 @@ impl SettingsBuilder<'_> {
         };
         let key_id = section.optional_text("key_id")?.map(ToOwned::to_owned);
         Some(ClientProof::Assertion(AssertionSettings { key, cert, key_id, algorithm }))
-    }
-
-    fn secret_file(&mut self, section: &Section) -> Option<PathBuf> {
-        let at = section.at("file");
-        let path = self.readable(section.text("file")?, &at)?;
-        if let Some(exposure) = password_exposure(&path) {
-            self.findings.warning(&at, exposure);
-        }
-        Some(path)
     }
 }
 

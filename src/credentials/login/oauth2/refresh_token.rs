@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
-use super::secret_of;
+use crate::credentials::login::file::secret_of;
 use crate::sync::Mutex;
 
 /// A refresh token's file.

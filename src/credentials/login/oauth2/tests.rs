@@ -35,30 +35,6 @@ fn a_client_secret_is_sent_in_the_body_or_in_the_header() {
     assert_eq!((&public.encoded().1[..], public.secrets().len()), (&b"client_id=me"[..], 0));
 }
 
-#[test]
-fn a_secret_file_has_one_secret() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("secret");
-    for (content, expected) in [
-        (&b"hunter2\r\n"[..], Ok("hunter2")),
-        (b"", Err("is empty")),
-        (b"\n", Err("is empty")),
-        (b"hunter2\nother\n", Err("has more in it than one secret")),
-        (&[b'x'; SECRET_MAX + 1], Err("has more in it than one secret")),
-        (b"\xff", Err("is not UTF-8")),
-    ] {
-        std::fs::write(&file, content).unwrap();
-        let read = secret_of(&file);
-        match expected {
-            Ok(secret) => assert_eq!(read.unwrap().as_str(), secret),
-            Err(reason) => {
-                let error = read.unwrap_err();
-                assert!(error.ends_with(reason) && !error.contains("hunter2"), "{error}");
-            }
-        }
-    }
-}
-
 /// What is written by the source itself is no reason to ask again; what others write is, where the token it has is of no use.
 #[test]
 fn own_writing_is_no_news() {
