@@ -74,15 +74,7 @@ impl WatchedRemote {
 
     fn begin(&mut self, after: Duration) {
         let (sender, results) = mpsc::channel(1);
-        let asking = Asking {
-            query: Some((self.source.query)()),
-            source: self.source.clone(),
-            resolver: Arc::clone(&self.resolver),
-            schedule: AskSchedule::new(self.source.servers.len(), &mut self.rng),
-            rng: self.rng.fork(),
-            preparing: BlockingTask::default(),
-            results: sender,
-        };
+        let asking = Asking::new(self.source.clone(), Arc::clone(&self.resolver), self.rng.fork(), sender);
         self.results = results;
         self.task = JoinSet::new();
         self.task.spawn(async move {
@@ -161,6 +153,23 @@ enum Asked {
 }
 
 impl Asking {
+    fn new(
+        source: RemoteSource,
+        resolver: Arc<Resolver>,
+        mut rng: Rng,
+        results: mpsc::Sender<RemoteResult>,
+    ) -> Self {
+        Self {
+            query: Some((source.query)()),
+            schedule: AskSchedule::new(source.servers.len(), &mut rng),
+            source,
+            resolver,
+            rng,
+            preparing: BlockingTask::default(),
+            results,
+        }
+    }
+
     async fn forever(mut self) {
         let mut has_some = false;
         loop {
@@ -427,6 +436,40 @@ mod tests {
         }
     }
 
+    fn at(server: HttpUrl) -> RemoteSource {
+        RemoteSource {
+            kind: crate::cluster::OriginKind::Etcd,
+            name: "x".into(),
+            servers: vec![server],
+            roots: Roots::WebPki,
+            token: None,
+            accepts_empty: true,
+            server_name: String::new(),
+            query: Arc::new(|| Box::new(Restless)),
+        }
+    }
+
+    /// Each request began another reading of its token, with a thread that stayed for as long as the file system hung.
+    #[tokio::test]
+    async fn a_token_whose_reading_hangs_is_read_once() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        // Whoever opens it waits for a writer.
+        mknodat(CWD, &token, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let source = RemoteSource { token: Some(token.clone()), ..at(HttpUrl::at_socket("/nowhere".into())) };
+        let mut asking = Asking::new(source, Arc::default(), Rng::with_seed(1), mpsc::channel(1).0);
+        let read = alarm::drive(async {
+            for _ in 0..3 {
+                let soon = clock::now() + Duration::from_millis(50);
+                assert!(alarm::timeout_at(soon, asking.prepare()).await.is_err(), "nobody writes");
+            }
+            std::thread::spawn(move || std::fs::write(token, "secret\n").unwrap());
+            asking.prepare().await
+        });
+        assert_eq!(read.await.unwrap().unwrap().token.unwrap().as_str(), "secret");
+    }
+
     /// A server that is frozen was watched until its next sign of life, which for etcd comes every ten minutes.
     #[tokio::test]
     async fn an_answer_without_lines_is_renewed_and_a_bad_line_does_not_end_it() {
@@ -449,16 +492,7 @@ mod tests {
             }
             std::thread::park();
         });
-        let source = RemoteSource {
-            kind: crate::cluster::OriginKind::Etcd,
-            name: "x".into(),
-            servers: vec![url.unwrap()],
-            roots: Roots::WebPki,
-            token: None,
-            accepts_empty: true,
-            server_name: String::new(),
-            query: Arc::new(|| Box::new(Restless)),
-        };
+        let source = at(url.unwrap());
         let results = alarm::drive(async {
             let mut watched = WatchedRemote::new(source, Arc::default(), Rng::with_seed(1));
             [watched.result().await, watched.result().await, watched.result().await]
