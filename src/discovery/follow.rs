@@ -25,6 +25,7 @@ use super::query_result::QueryResult;
 use super::remote::{RemoteResult, WatchedRemote};
 use super::resolver::{Late, NoAnswer, Resolver};
 use super::srv::{self, SrvRecord};
+use crate::alarm;
 use crate::clock;
 use crate::cluster::{
     Cluster, DiscoveryStatus, ENDPOINTS_MAX, EndpointSettings as Settings, Host, Origin, OriginKind, Source,
@@ -203,7 +204,7 @@ impl Following {
                 result = result(remote.as_mut()) => Event::Remote(result),
                 event = keeping::event(keeping.as_mut()) => Event::Keep(event),
                 () = cluster.discovery_cell().refresh_requested() => Event::Doubt,
-                () = keeping::until_either(due, keep_due) => Event::Due,
+                () = alarm::sleep_until([due, keep_due].into_iter().flatten().min()) => Event::Due,
             };
             match event {
                 Event::Answer(question, answered) => self.take_answer(question, answered),

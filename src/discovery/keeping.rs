@@ -8,10 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::kept::{KeptEndpoints, KeptFile};
 use crate::blocking::BlockingTask;
+use crate::clock;
 use crate::cluster::EndpointSettings as Settings;
 use crate::name::{ClusterName, EndpointName};
 use crate::sync::Mutex;
-use crate::{alarm, clock};
 
 /// A first answer has that long before what is kept is used.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -184,15 +184,6 @@ fn is_same(one: &[Settings], other: &[Settings]) -> bool {
 pub(super) async fn event(keeping: Option<&mut Keeping>) -> KeepEvent {
     match keeping {
         Some(keeping) => keeping.event().await,
-        None => pending().await,
-    }
-}
-
-/// Sleeps until the earlier one of two moments.
-pub(super) async fn until_either(one: Option<Instant>, other: Option<Instant>) {
-    let first = [one, other].into_iter().flatten().min();
-    match first {
-        Some(moment) => alarm::sleep(moment.saturating_duration_since(clock::now())).await,
         None => pending().await,
     }
 }

@@ -6,10 +6,10 @@
 //! The file is one line of JSON, replaced as a whole: written beside, flushed, renamed, and the folder flushed. It counts only for the
 //! source that it was written for.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Addresses, ENDPOINTS_MAX, EndpointSettings as Settings};
 use crate::name::{ClusterName, EndpointName};
+use crate::sys::replace_file;
 
 /// Of what is written today. Another one is not read.
 const VERSION: u32 = 1;
@@ -114,21 +115,10 @@ impl KeptFile {
             written: since.as_secs(),
             endpoints: endpoints.iter().map(WrittenEndpoint::of).collect(),
         };
-        let replaced =
-            serde_json::to_vec(&written).map_err(io::Error::from).and_then(|text| self.replace(&text));
+        let replaced = serde_json::to_vec(&written)
+            .map_err(io::Error::from)
+            .and_then(|text| replace_file(&self.path, &text));
         replaced.map_err(|error| format!("{}: cannot write it: {error}", self.path.display()))
-    }
-
-    fn replace(&self, text: &[u8]) -> io::Result<()> {
-        let beside = self.path.with_extension("json.new");
-        // Of an earlier process that was killed in the middle.
-        let _ = fs::remove_file(&beside);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.path)?;
-        let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
-        File::open(folder)?.sync_all()
     }
 }
 
@@ -165,6 +155,7 @@ impl WrittenEndpoint {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;

@@ -8,9 +8,9 @@
 //! same file, a successor of this process and `sign-in` wait for that. File systems without locks do without.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::credentials::login::file::secret_of;
 use crate::sync::Mutex;
+use crate::sys::replace_file;
 
 /// A refresh token's file.
 pub(crate) struct RefreshTokenFile {
@@ -106,35 +107,12 @@ impl RefreshTokenFile {
     /// # Errors
     /// The file system's; then the old one is still there.
     pub(crate) fn save(&self, token: &str) -> io::Result<()> {
-        // A link stays one.
-        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        let folder =
-            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().ok_or(io::ErrorKind::InvalidFilename)?);
-        name.push(".new");
-        let beside = folder.join(name);
-        // Of an earlier process that was killed in the middle.
-        let _ = fs::remove_file(&beside);
-        let written = write_new(&beside, &path, folder, token).and_then(|()| fs::rename(&beside, &path));
-        if written.is_err() {
-            let _ = fs::remove_file(&beside);
-        }
-        written?;
-        File::open(folder)?.sync_all()
+        // With its final capacity: a vector that grows leaves a copy behind.
+        let mut content = Zeroizing::new(Vec::with_capacity(token.len() + 1));
+        content.extend_from_slice(token.as_bytes());
+        content.push(b'\n');
+        replace_file(&self.path, &content)
     }
-}
-
-fn write_new(beside: &Path, path: &Path, folder: &Path, token: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
-    let owner = fs::metadata(path).or_else(|_| fs::metadata(folder))?;
-    let own = file.metadata()?;
-    if rustix::process::geteuid().is_root() && (own.uid(), own.gid()) != (owner.uid(), owner.gid()) {
-        std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-    }
-    file.write_all(token.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()
 }
 
 #[cfg(test)]
