@@ -86,7 +86,9 @@ const WALL: &[(&str, &str)] = &[
     ("daemon/startup_log.rs", "the first lines of the log"),
     ("log/timestamp.rs", "the time of a line"),
     ("tls/endpoint.rs", "whether what a handshake was asked is still asked: lists and certificates end"),
-    ("discovery/follow.rs", "a metric in seconds since 1970, and the age of what was kept on disk"),
+    ("discovery/follow.rs", "a metric in seconds since 1970"),
+    ("discovery/follow/keep.rs", "the age of what was kept on disk"),
+    ("discovery/follow/report.rs", "a metric in seconds since 1970"),
     ("admin/status.rs", "the age of what was kept on disk"),
 ];
 

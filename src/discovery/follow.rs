@@ -3,12 +3,15 @@
 //!
 //! When a query fails, the last good answers stay in use. The pure modules beside it make the decisions.
 
+mod keep;
+mod loops;
+mod report;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,8 +21,7 @@ use tokio::task::{Id, JoinSet};
 use super::file::{Contents, WatchedFile};
 use super::found_endpoints::{FoundEndpoints, endpoints};
 use super::keeping::{self, KeepEvent, KeepFolder, Keeping};
-use super::kept::KeptEndpoints;
-use super::loop_detection::{DialLoop, LoopDetector};
+use super::loop_detection::LoopDetector;
 use super::name::{Family, FamilyAnswer, KnownName, NameAnswer};
 use super::query_result::QueryResult;
 use super::remote::{RemoteResult, WatchedRemote};
@@ -28,7 +30,7 @@ use super::srv::{self, SrvRecord};
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{
-    Cluster, DiscoveryStatus, ENDPOINTS_MAX, EndpointSettings as Settings, Host, Origin, OriginKind, Source,
+    Cluster, DiscoveryStatus, ENDPOINTS_MAX, EndpointSettings as Settings, Host, OriginKind, Source,
     SrvService, Target,
 };
 use crate::drain::DrainWatch;
@@ -183,12 +185,6 @@ impl Following {
             }
         }
         Some(following)
-    }
-
-    fn begin_keeping(&mut self) {
-        let source = self.cluster.settings().source.as_ref().and_then(Source::identity);
-        let (folder, name) = (self.services.keep.clone(), self.cluster.settings().name.clone());
-        self.keeping = Some(Keeping::new(folder, name, source, !self.applied.is_empty()));
     }
 
     async fn forever(&mut self) {
@@ -420,49 +416,6 @@ impl Following {
         self.record_answer(answer, kind, &name, before, error, self.targets.len());
     }
 
-    /// Nothing else is known, so what was kept is used.
-    fn use_kept(&mut self, KeptEndpoints { mut endpoints, written }: KeptEndpoints) {
-        let is_wanted = self.keeping.as_ref().is_some_and(Keeping::is_wanted);
-        endpoints.retain(|one| !self.is_loop(one));
-        if !is_wanted || !self.applied.is_empty() || endpoints.is_empty() {
-            return;
-        }
-        let age = clock::wall().duration_since(written).unwrap_or_default();
-        let cluster = &self.cluster.settings().name;
-        tracing::warn!(
-            %cluster, endpoints = endpoints.len(), age_seconds = age.as_secs(),
-            "nobody says where its endpoints are; those that were kept on disk are used"
-        );
-        self.cluster.set_endpoints(endpoints.clone());
-        self.outgoing.clone_from(&endpoints);
-        self.applied = endpoints;
-        self.set_kept(Some(written));
-    }
-
-    fn set_kept(&mut self, kept: Option<SystemTime>) {
-        self.kept = kept;
-        self.metrics.set_kept(kept);
-        if let Some(keeping) = &mut self.keeping {
-            keeping.unwant();
-        }
-    }
-
-    /// Writes the endpoints in use to disk if all that is asked has answered well, and wants those on disk if nothing has. Returns
-    /// when to come back.
-    fn keep(&mut self) -> Option<Instant> {
-        let (status, now) = (self.cluster.discovery(), clock::now());
-        let has_failed = status.origins.iter().any(|origin| origin.error.is_some());
-        let keeping = self.keeping.as_mut()?;
-        if self.applied.is_empty() {
-            keeping.want(has_failed, now);
-            return keeping.due();
-        }
-        if self.kept.is_some() || has_failed || !status.is_settled {
-            return None;
-        }
-        keeping.keep(&self.applied, now, clock::wall())
-    }
-
     /// Replaces the targets. Names that were known stay known.
     fn take(&mut self, mut targets: Vec<Target>) {
         let leaves_some_out = targets.len() > ENDPOINTS_MAX;
@@ -510,127 +463,6 @@ impl Following {
             self.set_kept(None);
         }
         self.cluster.discovery_cell().publish(self.report(has_names_settled));
-    }
-
-    /// Leaves out endpoints at our own listeners that lead back to this cluster.
-    fn leave_out_loops(&mut self, found: &mut Vec<Settings>) {
-        let mut loops = BTreeMap::new();
-        found.retain(|one| {
-            let Some(dial_loop) = one.addresses.iter().find_map(|address| self.loop_at(address)) else {
-                return true;
-            };
-            let host = one.host.as_deref().unwrap_or(one.name.as_str()).to_owned();
-            let way = match dial_loop {
-                DialLoop::At(own) => format!("our own listener's address {own}"),
-                DialLoop::Over(own) => {
-                    format!("the address {own} of a listener of ours that leads back here")
-                }
-            };
-            loops.insert(host, format!("{} is {way}: it would dial itself", one.name));
-            false
-        });
-        let cluster = &self.cluster.settings().name;
-        for (host, error) in loops.iter().filter(|(host, _)| !self.loops.contains_key(*host)) {
-            tracing::warn!(%cluster, origin = host, error = error, "an endpoint is left out");
-        }
-        self.loops = loops;
-    }
-
-    fn is_loop(&self, one: &Settings) -> bool {
-        one.addresses.iter().any(|address| self.loop_at(address).is_some())
-    }
-
-    fn loop_at(&self, address: SocketAddr) -> Option<DialLoop> {
-        self.services.own.loop_at(&self.cluster.settings().name, address)
-    }
-
-    fn report(&self, has_names_settled: bool) -> DiscoveryStatus {
-        let service = self.service.as_ref().map(|asking| Origin {
-            kind: OriginKind::Service,
-            name: asking.service.name.clone(),
-            found: self.targets.len(),
-            succeeded: asking.succeeded,
-            due: Some(asking.schedule.due()),
-            error: asking.error.clone(),
-        });
-        let file = self.file.as_ref().map(|file| Origin {
-            kind: OriginKind::File,
-            name: file.file.path.display().to_string(),
-            found: self.targets.len(),
-            succeeded: file.succeeded,
-            due: None,
-            error: file.error.clone(),
-        });
-        let remote = self.remote.as_ref().map(|remote| Origin {
-            kind: remote.source.kind,
-            name: remote.source.name.clone(),
-            found: self.targets.len(),
-            succeeded: remote.succeeded,
-            due: None,
-            error: remote.error.clone(),
-        });
-        let names = self.names.iter().map(|(name, known)| Origin {
-            kind: OriginKind::Name,
-            name: name.clone(),
-            found: known.addresses().count(),
-            succeeded: known.succeeded,
-            due: Some(known.schedule.due()),
-            error: known.error.clone().or_else(|| self.loops.get(name.trim_end_matches('.')).cloned()),
-        });
-        let is_settled = has_names_settled
-            && self.service.as_ref().is_none_or(|asking| asking.is_settled)
-            && self.file.as_ref().is_none_or(|file| file.is_settled)
-            && self.remote.as_ref().is_none_or(|remote| remote.is_settled);
-        let origins: Vec<_> = service.into_iter().chain(file).chain(remote).chain(names).collect();
-        self.metrics.set_failing(origins.iter().filter(|origin| origin.error.is_some()).count());
-        let is_complete = is_settled && !self.in_flight.keys().any(|one| matches!(one, Question::Late(..)));
-        DiscoveryStatus { is_settled, is_complete, endpoints: self.applied.len(), kept: self.kept, origins }
-    }
-
-    /// Counts an answer in the metrics, and logs it.
-    fn record_answer(
-        &self,
-        answer: QueryResult,
-        kind: OriginKind,
-        origin: &str,
-        was_failing: bool,
-        error: Option<String>,
-        found: usize,
-    ) {
-        self.metrics.record_answer(answer.label());
-        if answer == QueryResult::Good {
-            self.metrics.record_success(clock::wall());
-        }
-        self.log_change(kind, origin, was_failing, error, found);
-    }
-
-    /// Logs one line for each change between working and failing.
-    fn log_change(
-        &self,
-        kind: OriginKind,
-        origin: &str,
-        was_failing: bool,
-        error: Option<String>,
-        found: usize,
-    ) {
-        let (cluster, kind) = (&self.cluster.settings().name, kind.label());
-        match error {
-            Some(error) if !was_failing => {
-                tracing::warn!(%cluster, kind, origin, error, kept = found, "discovery failed; the known endpoints stay in use");
-            }
-            None if was_failing => {
-                tracing::info!(%cluster, kind, origin, found, "discovery works again")
-            }
-            Some(_) | None => {}
-        }
-    }
-
-    fn warn_of_excess(&mut self, leaves_some_out: bool) {
-        if leaves_some_out && !self.leaves_some_out {
-            let cluster = &self.cluster.settings().name;
-            tracing::warn!(%cluster, most = ENDPOINTS_MAX, "more endpoints than are used; the rest is left out");
-        }
-        self.leaves_some_out |= leaves_some_out;
     }
 }
 
