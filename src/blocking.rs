@@ -6,13 +6,62 @@
 //! the latest. Such work cannot be stopped, so an owner keeps its [`BlockingTask`] and begins nothing else before that work has
 //! ended, or counts what it gives up: each has a thread for as long as it hangs.
 
+use std::collections::VecDeque;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::thread::Builder;
 
 use tokio::sync::oneshot;
+
+use crate::sync::Mutex;
+
+/// Work of many owners, done one piece after the other on one thread, which lives for as long as there is some. Where a thread for each
+/// would cost more than the work, and two must not do theirs at once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BlockingQueue(Arc<Mutex<Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
+    works: VecDeque<Box<dyn FnOnce() + Send>>,
+    is_served: bool,
+}
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiting").field("works", &self.works.len()).finish_non_exhaustive()
+    }
+}
+
+impl BlockingQueue {
+    fn push(&self, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+        let mut waiting = self.0.lock();
+        if !waiting.is_served {
+            let queue = self.clone();
+            Builder::new().name("in-turn".into()).spawn(move || queue.serve())?;
+            waiting.is_served = true;
+        }
+        waiting.works.push_back(work);
+        Ok(())
+    }
+
+    fn serve(&self) {
+        loop {
+            let mut waiting = self.0.lock();
+            let Some(work) = waiting.works.pop_front() else {
+                waiting.is_served = false;
+                return;
+            };
+            drop(waiting);
+            // Its owner hears of a panic by the channel that it drops.
+            let _ = catch_unwind(AssertUnwindSafe(work));
+        }
+    }
+}
 
 /// Runs one piece of work at a time.
 #[derive(Debug)]
@@ -71,6 +120,26 @@ impl<T: Send + 'static> BlockingTask<T> {
         Ok(tasks)
     }
 
+    /// Begins that work when all that is before it in the queue has ended. The owners bound the queue: each has one piece in it.
+    ///
+    /// # Errors
+    /// When no thread can be started: `EAGAIN`.
+    pub(crate) fn begin_behind(
+        &mut self,
+        queue: &BlockingQueue,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<()> {
+        let (result, receiver) = oneshot::channel();
+        queue.push(Box::new(move || {
+            // Nobody wants it any more.
+            if !result.is_closed() {
+                drop(result.send(work()));
+            }
+        }))?;
+        *self = Self { work: Some(receiver), result: None };
+        Ok(())
+    }
+
     /// Whether work was begun whose result has not been taken.
     #[must_use]
     pub(crate) const fn is_busy(&self) -> bool {
@@ -120,6 +189,29 @@ mod tests {
         release.send(7).unwrap();
         assert_eq!(aside.join().await, Ok(7));
         assert!(!aside.is_busy());
+    }
+
+    #[tokio::test]
+    async fn a_queue_does_one_piece_after_the_other_and_outlives_a_panic() {
+        let queue = BlockingQueue::default();
+        let (release, released) = mpsc::channel::<u8>();
+        let mut tasks: [BlockingTask<u8>; 4] = Default::default();
+        let [first, panics, dropped, last] = &mut tasks;
+        first.begin_behind(&queue, move || released.recv().unwrap()).unwrap();
+        panics.begin_behind(&queue, || panic!("it fails")).unwrap();
+        dropped.begin_behind(&queue, || unreachable!("nobody wants it")).unwrap();
+        last.begin_behind(&queue, || 2).unwrap();
+        *dropped = BlockingTask::default();
+        let mut now = Context::from_waker(Waker::noop());
+        assert!(pin!(last.join()).poll(&mut now).is_pending(), "it waits for the first");
+        release.send(1).unwrap();
+        assert_eq!(
+            (first.join().await, panics.join().await, last.join().await),
+            (Ok(1), Err(Panicked), Ok(2))
+        );
+        // The thread may have ended meanwhile; then there is another one.
+        first.begin_behind(&queue, || 3).unwrap();
+        assert_eq!(first.join().await, Ok(3));
     }
 
     #[tokio::test]
