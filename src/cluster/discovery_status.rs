@@ -15,6 +15,9 @@ pub(crate) struct DiscoveryStatus {
     pub is_complete: bool,
     /// How many endpoints discovery has given the cluster.
     pub endpoints: usize,
+    /// Whether the endpoints in use are of the source as it is configured now: it has given them, or they were kept of it. Those of
+    /// another one stay after a reload until the new one has answered.
+    pub is_of_source: bool,
     /// When the endpoints in use were written to disk, if they come from there because nobody has said what they are now.
     pub kept: Option<SystemTime>,
     /// The names, services and files that are followed: the service or file first, then names in their order.
@@ -104,15 +107,26 @@ impl DiscoveryStatus {
 impl DiscoveryStatusCell {
     /// `is_settled`: from the start, for a cluster without discovery.
     pub(crate) fn new(is_settled: bool, endpoints: usize) -> Self {
-        let report = DiscoveryStatus {
+        let report =
+            DiscoveryStatus { is_settled, is_complete: is_settled, endpoints, ..DiscoveryStatus::default() };
+        Self::of(report)
+    }
+
+    /// Of a cluster that has got new settings: with what is still true of its endpoints, if the source is the same.
+    pub(crate) fn successor(&self, is_settled: bool, is_same_source: bool) -> Self {
+        let before = self.status();
+        Self::of(DiscoveryStatus {
             is_settled,
             is_complete: is_settled,
-            endpoints,
-            kept: None,
+            endpoints: before.endpoints,
+            is_of_source: is_same_source && before.is_of_source,
+            kept: before.kept.filter(|_| is_same_source),
             origins: Vec::new(),
-        };
-        let (report, _) = watch::channel(Arc::new(report));
-        Self { status: report, doubts: Notify::new() }
+        })
+    }
+
+    fn of(report: DiscoveryStatus) -> Self {
+        Self { status: watch::channel(Arc::new(report)).0, doubts: Notify::new() }
     }
 
     pub(crate) fn status(&self) -> Arc<DiscoveryStatus> {

@@ -9,7 +9,7 @@ use crate::clock;
 use crate::policy::endpoint_state::Admin;
 use crate::policy::health::HealthStatus;
 
-use super::discovery_status::DiscoveryStatusCell;
+use super::source::Source;
 use super::spares::Spares;
 use super::{Cluster, Settings, State, show_tls};
 
@@ -33,6 +33,11 @@ impl Cluster {
             login.adopt(earlier);
         }
         show_tls(&settings, &self.metrics);
+        let identity = |settings: &Settings| settings.source.as_ref().and_then(Source::identity);
+        let is_same_source = match (identity(&self.settings), identity(&settings)) {
+            (Some(before), Some(now)) => before.is_same(&now),
+            _ => false,
+        };
         let rhythm = settings.health_check.as_ref().map(|check| check.rhythm);
         let cluster = Arc::new(Self {
             metrics: Arc::clone(&self.metrics),
@@ -45,7 +50,7 @@ impl Cluster {
             // Spares of the old settings end with the old object.
             spares: Spares::default(),
             // Known endpoints stay in use until discovery finds others.
-            discovery: DiscoveryStatusCell::new(settings.source.is_none(), self.endpoints().len()),
+            discovery: self.discovery.successor(settings.source.is_none(), is_same_source),
             settings,
         });
         cluster.renew(keeps_tls);

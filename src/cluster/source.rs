@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper::Method;
 use hyper::header::HeaderMap;
 use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::discovery_status::OriginKind;
@@ -79,26 +80,46 @@ impl Source {
         })
     }
 
-    /// What tells it from other sources, so that endpoints that are kept on disk are those of this one; `None`: nothing is kept, as
-    /// it is a file itself.
-    pub(crate) fn identity(&self) -> Option<String> {
-        match self {
+    /// What tells it from other sources; `None`: nothing is kept of it, as it is a file itself.
+    pub(crate) fn identity(&self) -> Option<SourceIdentity> {
+        let (asks_for, servers) = match self {
             Self::Listed(targets) => {
-                let names = targets.iter().map(|target| format!("{} ({})", target.address, name_of(target)));
-                Some(format!("names {}", names.collect::<Vec<_>>().join(", ")))
+                let names = targets.iter().map(|target| {
+                    let Target { address, weight, priority, server_name } = target;
+                    format!("{address} ({weight}, {priority}, {})", server_name.to_str())
+                });
+                (format!("names {}", names.collect::<Vec<_>>().join(", ")), Vec::new())
             }
-            Self::Service(service) => {
-                let name = service.server_name.as_ref().map_or_else(|| "".into(), ServerName::to_str);
-                Some(format!("srv {} ({name})", service.name))
+            Self::Service(SrvService { name, server_name, own_domain_only }) => {
+                let server_name = server_name.as_ref().map_or_else(|| "".into(), ServerName::to_str);
+                let domain = if *own_domain_only { "own domain only" } else { "any domain" };
+                (format!("srv {name} ({server_name}, {domain})"), Vec::new())
             }
-            Self::File(_) => None,
-            Self::Remote(remote) => Some(format!("{} ({})", remote.describe(), remote.server_name)),
-        }
+            Self::File(_) => return None,
+            Self::Remote(RemoteSource { kind, name, servers, server_name, .. }) => {
+                let servers = servers.iter().map(ToString::to_string).collect();
+                (format!("{} {name} ({server_name})", kind.label()), servers)
+            }
+        };
+        Some(SourceIdentity { asks_for, servers })
     }
 }
 
-fn name_of(target: &Target) -> std::borrow::Cow<'_, str> {
-    target.server_name.to_str()
+/// What tells a source from others: endpoints that were kept are used for the same one alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceIdentity {
+    /// What it asks for, and all that decides which endpoints an answer gives.
+    pub(crate) asks_for: String,
+    /// Whom it asks, if they are named.
+    pub(crate) servers: Vec<String>,
+}
+
+impl SourceIdentity {
+    /// Whether both ask for the same, one of the other's servers at least: a list of members may have changed in part.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let shares_one = self.servers.iter().any(|server| other.servers.contains(server));
+        self.asks_for == other.asks_for && (shares_one || self.servers.is_empty() && other.servers.is_empty())
+    }
 }
 
 /// A server that was named. Each of its addresses becomes an endpoint.
@@ -251,6 +272,8 @@ impl fmt::Debug for RemoteRequest {
 pub(crate) enum RemoteReads {
     /// As a whole.
     Whole,
+    /// As a whole of at most 64 KiB, which is a secret.
+    Secret,
     /// Line by line, as they come, if its status is 200.
     Lines,
 }
@@ -271,6 +294,8 @@ pub struct RemoteAnswer<'a> {
 pub enum RemoteProgress {
     /// The endpoints are these.
     Targets(Vec<Target>),
+    /// The endpoints are these; what is wrong with others that were named, in words.
+    Partly(Vec<Target>, String),
     /// They are those of before.
     Unchanged,
     /// What the server says they are cannot be used, for the reason in words; it is listened to further.

@@ -62,7 +62,8 @@ pub(crate) struct ConsulQuery {
     /// Of the last answer; `None`: the next request does not wait.
     index: Option<u64>,
     has_token: bool,
-    targets: Option<Vec<Target>>,
+    /// The instances of the last answer, and what was wrong with others.
+    said: Option<(Vec<Target>, Option<String>)>,
 }
 
 #[derive(Deserialize)]
@@ -71,7 +72,7 @@ struct Entry {
     node: Node,
     service: Service,
     #[serde(default)]
-    checks: Vec<Check>,
+    checks: Option<Vec<Check>>,
 }
 
 #[derive(Deserialize)]
@@ -91,7 +92,7 @@ struct Service {
     #[serde(default)]
     address: String,
     #[serde(default)]
-    port: u32,
+    port: i64,
     #[serde(default)]
     weights: Option<Weights>,
 }
@@ -99,8 +100,15 @@ struct Service {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Weights {
+    #[serde(default = "one")]
     passing: i64,
+    #[serde(default = "one")]
     warning: i64,
+}
+
+/// Consul's default.
+const fn one() -> i64 {
+    1
 }
 
 #[derive(Deserialize)]
@@ -125,23 +133,40 @@ impl ConsulSettings {
 
 impl ConsulQuery {
     pub(crate) const fn new(settings: ConsulSettings) -> Self {
-        Self { settings, index: None, has_token: false, targets: None }
+        Self { settings, index: None, has_token: false, said: None }
     }
 
-    /// The instances that may be used, by node and id: Consul's order is none.
-    fn targets(&self, body: &[u8]) -> Result<Vec<Target>, String> {
-        let mut entries: Vec<Entry> = serde_json::from_slice(body)
+    /// The instances that may be used, by node and id, as Consul's order is none; and what is wrong with the first of those that cannot be.
+    fn targets(&self, body: &[u8]) -> Result<(Vec<Target>, Option<String>), String> {
+        let entries: Vec<serde_json::Value> = serde_json::from_slice(body)
             .map_err(|error| format!("the answer is no list of services: {error}"))?;
-        entries.sort_by(|one, other| {
+        let (mut read, mut complaints) = (Vec::with_capacity(entries.len()), Vec::new());
+        for entry in entries {
+            match Entry::deserialize(&entry) {
+                Ok(entry) => read.push(entry),
+                Err(error) => complaints.push(format!("{} makes no sense: {error}", called(&entry))),
+            }
+        }
+        read.sort_by(|one, other| {
             (&one.node.node, &one.service.id).cmp(&(&other.node.node, &other.service.id))
         });
-        let usable = entries.iter().filter_map(|entry| Some((entry, self.weight(entry)?)));
-        usable.map(|(entry, weight)| self.target(entry, weight)).collect()
+        let mut targets = Vec::with_capacity(read.len());
+        for (entry, weight) in read.iter().filter_map(|entry| Some((entry, self.weight(entry)?))) {
+            match self.target(entry, weight) {
+                Ok(target) => targets.push(target),
+                Err(complaint) => complaints.push(complaint),
+            }
+        }
+        let complaint = complaints.first().map(|first| match complaints.len() - 1 {
+            0 => first.clone(),
+            more => format!("{first}; and {more} more"),
+        });
+        Ok((targets, complaint))
     }
 
     /// `None`: it is not to be used.
     fn weight(&self, entry: &Entry) -> Option<u32> {
-        let is = |status: &str| entry.checks.iter().any(|check| check.status == status);
+        let is = |status: &str| entry.checks.iter().flatten().any(|check| check.status == status);
         let weights = entry.service.weights.as_ref();
         let weight = match (is("critical"), is("warning")) {
             (true, _) => return None,
@@ -149,15 +174,15 @@ impl ConsulQuery {
             (false, true) => weights.map_or(1, |weights| weights.warning),
             (false, false) => weights.map_or(1, |weights| weights.passing),
         };
-        u32::try_from(weight).ok().filter(|weight| *weight > 0).map(|weight| weight.min(65_535))
+        u32::try_from(weight.min(65_535)).ok().filter(|weight| *weight > 0)
     }
 
     fn target(&self, Entry { node, service, .. }: &Entry, weight: u32) -> Result<Target, String> {
-        let of = |reason: &str| {
-            format!("service {} of node {}: {reason}", escaped(&service.id), escaped(&node.node))
+        let of = |reason: &str| format!("{}: {reason}", instance(&service.id, &node.node));
+        let port = match service.port {
+            0 => return Err(of("it is registered without a port")),
+            port => u16::try_from(port).map_err(|_| of(&format!("{port} is no port")))?,
         };
-        let port = u16::try_from(service.port).ok().filter(|port| *port != 0);
-        let port = port.ok_or_else(|| of("it is registered without a port"))?;
         let host = if service.address.is_empty() { &node.address } else { &service.address };
         (self.settings.to_target)(host, port, weight).map_err(|reason| of(&reason))
     }
@@ -239,8 +264,11 @@ impl RemoteQuery for ConsulQuery {
         }
         let index = field(answer.headers, "x-consul-index").and_then(|index| index.parse::<u64>().ok());
         let index = index.ok_or("the answer has no X-Consul-Index: that is no Consul")?;
-        let targets = self.targets(answer.body)?;
+        let (targets, complaint) = self.targets(answer.body)?;
         if targets.is_empty() {
+            if let Some(complaint) = complaint {
+                return Err(complaint);
+            }
             if field(answer.headers, "x-consul-results-filtered-by-acls") == Some("true") {
                 let token = if self.has_token { "the token" } else { "a token, which is missing," };
                 return Err(format!("its ACLs hide the instances: {token} needs service:read and node:read"));
@@ -251,16 +279,31 @@ impl RemoteQuery for ConsulQuery {
             }
         }
         self.index = if self.index.is_some_and(|before| index < before) { None } else { Some(index.max(1)) };
-        if self.targets.as_ref() == Some(&targets) {
+        let said = (targets, complaint);
+        if self.said.as_ref() == Some(&said) {
             return Ok(RemoteProgress::Unchanged);
         }
-        self.targets = Some(targets.clone());
-        Ok(RemoteProgress::Targets(targets))
+        let (targets, complaint) = self.said.insert(said).clone();
+        Ok(match complaint {
+            Some(complaint) => RemoteProgress::Partly(targets, complaint),
+            None => RemoteProgress::Targets(targets),
+        })
     }
 
     fn reset(&mut self) {
-        (self.index, self.targets) = (None, None);
+        (self.index, self.said) = (None, None);
     }
+}
+
+fn instance(id: &str, node: &str) -> String {
+    let short = |text: &str| escaped(&text.chars().take(SHOWN).collect::<String>()).into_owned();
+    format!("service {} of node {}", short(id), short(node))
+}
+
+/// What an entry is called that cannot be read as a whole.
+fn called(entry: &serde_json::Value) -> String {
+    let text = |part: &str, field: &str| entry[part][field].as_str().unwrap_or_default();
+    instance(text("Service", "ID"), text("Node", "Node"))
 }
 
 fn field<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

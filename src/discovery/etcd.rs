@@ -357,7 +357,11 @@ impl RemoteQuery for EtcdQuery {
             target: target.into(),
             headers: headers.into_iter().chain(token).collect(),
             body,
-            reads: if self.step == Step::Watch { RemoteReads::Lines } else { RemoteReads::Whole },
+            reads: match self.step {
+                Step::Authenticate => RemoteReads::Secret,
+                Step::Range => RemoteReads::Whole,
+                Step::Watch => RemoteReads::Lines,
+            },
             patience: PATIENCE,
         }
     }

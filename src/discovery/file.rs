@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
+use super::told::{Said, Told};
 use crate::alarm;
 use crate::blocking::BlockingTask;
 use crate::clock;
@@ -28,13 +29,8 @@ pub(super) struct WatchedFile {
     /// When a read that takes too long is reported; `None`: it has been.
     late: Option<Instant>,
     given_up: u32,
-    /// The last result, good or bad. The targets are compared, not the text: the same text may mean another interface
-    /// of this host by now.
-    seen: Option<Result<Vec<Target>, String>>,
-    /// Whether it was read once, well or badly.
-    pub(super) is_settled: bool,
-    pub(super) succeeded: Option<Instant>,
-    pub(super) error: Option<String>,
+    /// The targets are compared, not the text: the same text may mean another interface of this host by now.
+    pub(super) told: Told,
 }
 
 /// The file's bytes, or why they could not be read.
@@ -48,10 +44,7 @@ impl WatchedFile {
             reading: BlockingTask::default(),
             late: None,
             given_up: 0,
-            seen: None,
-            is_settled: false,
-            succeeded: None,
-            error: None,
+            told: Told::default(),
         }
     }
 
@@ -100,18 +93,12 @@ impl WatchedFile {
     }
 
     /// Parses the contents; `None` if the result is the same as before.
-    pub(super) fn take(&mut self, contents: Contents, now: Instant) -> Option<Result<Vec<Target>, String>> {
-        self.is_settled = true;
-        let targets = contents.and_then(|bytes| (self.file.parse)(&bytes));
-        if self.seen.as_ref() == Some(&targets) {
-            return None;
-        }
-        self.seen = Some(targets.clone());
-        self.error = targets.as_ref().err().cloned();
-        if targets.is_ok() {
-            self.succeeded = Some(now);
-        }
-        Some(targets)
+    pub(super) fn take(&mut self, contents: Contents, now: Instant) -> Option<&Said> {
+        let said = match contents.and_then(|bytes| (self.file.parse)(&bytes)) {
+            Ok(targets) => Said::Targets(targets, None),
+            Err(error) => Said::Error(error),
+        };
+        self.told.take(said, now)
     }
 }
 

@@ -27,6 +27,7 @@ use super::query_result::QueryResult;
 use super::remote::{RemoteResult, WatchedRemote};
 use super::resolver::{Late, NoAnswer, Resolver};
 use super::srv::{self, SrvRecord};
+use super::told::Said;
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{
@@ -96,6 +97,10 @@ struct Following {
     keeping: Option<Keeping>,
     /// When the endpoints in use were written, if they are those that were kept.
     kept: Option<SystemTime>,
+    /// See [`DiscoveryStatus::is_of_source`].
+    is_of_source: bool,
+    /// A first answer without endpoints, until it is known whether there are some on disk that speak against it.
+    held: Option<RemoteResult>,
     targets: Vec<Target>,
     /// The names of the targets.
     names: BTreeMap<String, KnownName>,
@@ -148,6 +153,8 @@ impl Following {
     fn new(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng) -> Option<Self> {
         let source = cluster.settings().source.clone()?;
         let metrics = DiscoveryMetrics::of(&cluster.settings().name);
+        let status = cluster.discovery();
+        metrics.set_kept(status.kept);
         let mut following = Self {
             // The endpoints it was configured with, or those known before a reload.
             applied: cluster.endpoints().iter().map(|endpoint| endpoint.settings().clone()).collect(),
@@ -159,7 +166,9 @@ impl Following {
             file: None,
             remote: None,
             keeping: None,
-            kept: None,
+            kept: status.kept,
+            is_of_source: status.is_of_source,
+            held: None,
             targets: Vec::new(),
             names: BTreeMap::new(),
             questions: JoinSet::new(),
@@ -207,8 +216,7 @@ impl Following {
                 Event::Lost(task) => self.fail_lost(task),
                 Event::FileRead(contents) => self.take_file(contents),
                 Event::Remote(result) => self.take_remote(result),
-                Event::Keep(KeepEvent::Read(Some(kept))) => self.use_kept(kept),
-                Event::Keep(KeepEvent::Read(None) | KeepEvent::Written) => {}
+                Event::Keep(event) => self.take_keep_event(event),
                 Event::Doubt => self.hurry(),
                 Event::Due => {}
             }
@@ -388,32 +396,42 @@ impl Following {
 
     fn take_file(&mut self, contents: Contents) {
         let Some(file) = &mut self.file else { return };
-        let before = file.error.is_some();
-        let Some(read) = file.take(contents, clock::now()) else { return };
-        let (path, error) = (file.file.path.display().to_string(), file.error.clone());
-        let answer = if read.is_ok() { QueryResult::Good } else { QueryResult::Failed };
-        if let Ok(targets) = read {
-            self.take(targets);
-        }
-        self.record_answer(answer, OriginKind::File, &path, before, error, self.targets.len());
+        let before = file.told.error.is_some();
+        let Some(said) = file.take(contents, clock::now()).cloned() else { return };
+        let path = file.file.path.display().to_string();
+        self.take_said(said, OriginKind::File, &path, before);
     }
 
     fn take_remote(&mut self, result: RemoteResult) {
-        let has_some = !self.applied.is_empty();
+        let has_own = self.is_of_source && !self.applied.is_empty();
+        let may_be_kept = self.applied.is_empty() && self.keeping.as_ref().is_some_and(Keeping::may_give);
         let Some(remote) = &mut self.remote else { return };
-        let before = remote.error.is_some();
-        let Some(told) = remote.take(result, has_some, clock::now()) else {
-            if remote.error.is_none() {
-                self.metrics.record_success(clock::wall());
-            }
+        if may_be_kept && remote.is_doubtful(&result) {
+            self.held = Some(result);
             return;
-        };
-        let (kind, name, error) = (remote.source.kind, remote.source.name.clone(), remote.error.clone());
-        let answer = if told.is_ok() { QueryResult::Good } else { QueryResult::Failed };
-        if let Ok(targets) = told {
-            self.take(targets);
         }
-        self.record_answer(answer, kind, &name, before, error, self.targets.len());
+        let before = remote.told.error.is_some();
+        let said = remote.take(result, has_own, clock::now()).cloned();
+        let (kind, name) = (remote.source.kind, remote.source.name.clone());
+        match said {
+            Some(said) => {
+                self.held = None;
+                self.take_said(said, kind, &name, before);
+            }
+            None if remote.told.error.is_none() => self.metrics.record_success(clock::wall()),
+            None => {}
+        }
+    }
+
+    fn take_said(&mut self, said: Said, kind: OriginKind, origin: &str, was_failing: bool) {
+        let (answer, error) = match said {
+            Said::Targets(targets, complaint) => {
+                self.take(targets);
+                (QueryResult::Good, complaint)
+            }
+            Said::Error(error) => (QueryResult::Failed, Some(error)),
+        };
+        self.record_answer(answer, kind, origin, was_failing, error, self.targets.len());
     }
 
     /// Replaces the targets. Names that were known stay known.
@@ -438,7 +456,7 @@ impl Following {
             endpoints(&self.targets, &self.names, self.cluster.settings().tls.is_some());
         self.warn_of_excess(leaves_some_out);
         self.leave_out_loops(&mut found);
-        let has_names_settled = self.names.values().all(|known| known.is_settled);
+        let has_names_settled = self.have_names_settled();
         // Names without addresses do not remove known servers. An empty list of targets does.
         if has_names_settled && (!found.is_empty() || self.targets.is_empty()) {
             self.outgoing.clear();
@@ -450,19 +468,32 @@ impl Following {
         let kept: Vec<_> = self.outgoing.iter().filter(is_new).take(ENDPOINTS_MAX).cloned().collect();
         found.extend(kept);
         // Until the first good answer the cluster keeps the endpoints that it began with.
-        let has_heard = self.service.as_ref().is_none_or(|asking| asking.succeeded.is_some())
-            && self.file.as_ref().is_none_or(|file| file.succeeded.is_some())
-            && self.remote.as_ref().is_none_or(|remote| remote.succeeded.is_some());
+        let has_heard = self.has_heard();
         let addresses = found.iter().flat_map(|one| one.addresses.iter());
         self.services.own.set_endpoints(&self.cluster.settings().name, addresses.collect());
         if has_heard && found != self.applied {
             self.cluster.set_endpoints(found.clone());
             self.applied = found;
         }
+        self.is_of_source |= has_heard;
+        if let Some(remote) = &self.remote {
+            remote.set_has_some(!self.applied.is_empty());
+        }
         if self.kept.is_some() && has_heard && self.outgoing.is_empty() {
             self.set_kept(None);
         }
         self.cluster.discovery_cell().publish(self.report(has_names_settled));
+    }
+
+    /// Whether the source has said what the endpoints are.
+    fn has_heard(&self) -> bool {
+        self.service.as_ref().is_none_or(|asking| asking.succeeded.is_some())
+            && self.file.as_ref().is_none_or(|file| file.told.succeeded.is_some())
+            && self.remote.as_ref().is_none_or(|remote| remote.told.succeeded.is_some())
+    }
+
+    fn have_names_settled(&self) -> bool {
+        self.names.values().all(|known| known.is_settled)
     }
 }
 

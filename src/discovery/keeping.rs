@@ -1,4 +1,4 @@
-//! When a cluster's endpoints are written to disk, and when those on disk are used (see [`super::kept`]).
+//! When a cluster's endpoints are written to disk, and when those on disk are wanted (see [`super::kept`]).
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -7,27 +7,37 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::kept::{KeptEndpoints, KeptFile};
-use crate::blocking::BlockingTask;
+use crate::blocking::{BlockingQueue, BlockingTask};
 use crate::clock;
-use crate::cluster::EndpointSettings as Settings;
+use crate::cluster::{EndpointSettings as Settings, SourceIdentity};
 use crate::name::{ClusterName, EndpointName};
 use crate::sync::Mutex;
 
-/// A first answer has that long before what is kept is used.
+/// A first answer has that long before what is kept is used; reading it may take as long again.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Writes of one cluster are no closer to each other than that.
 const PACE: Duration = Duration::from_secs(1);
-/// What stays the same is written again after that long, so that its age tells when it was last right.
+/// What stays the same is written again when it was confirmed that much later, so that its age tells when it was last right.
 const CONFIRMED: Duration = Duration::from_secs(600);
+/// After a write that failed.
+const RETRY: Duration = Duration::from_secs(30);
 
-/// The folder of kept endpoints, as the configuration in force has it; `None`: nothing is kept.
+/// Where endpoints are kept, for all clusters. They are written in turn: many clusters get their first answers at the same moment.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct KeepFolder(Arc<Mutex<Option<PathBuf>>>);
+pub(crate) struct KeepFolder {
+    /// As the configuration in force has it; `None`: nothing is kept.
+    folder: Arc<Mutex<Option<PathBuf>>>,
+    writes: BlockingQueue,
+}
 
 impl KeepFolder {
     /// Sets it for all clusters.
     pub(crate) fn set(&self, folder: Option<PathBuf>) {
-        *self.0.lock() = folder;
+        *self.folder.lock() = folder;
+    }
+
+    fn get(&self) -> Option<PathBuf> {
+        self.folder.lock().clone()
     }
 }
 
@@ -36,26 +46,45 @@ impl KeepFolder {
 pub(super) struct Keeping {
     folder: KeepFolder,
     cluster: ClusterName,
-    /// See [`crate::cluster::Source::identity`]; `None`: nothing is kept of it.
-    source: Option<String>,
-    began: Instant,
+    /// `None`: nothing is kept of it.
+    source: Option<SourceIdentity>,
     stage: Stage,
     reading: BlockingTask<Result<Option<KeptEndpoints>, String>>,
     writing: BlockingTask<Result<(), String>>,
-    /// What was last written, or is being written, and when.
-    written: Option<(Vec<Settings>, Instant)>,
+    /// What was last written, or is being written.
+    written: Option<Written>,
+    /// Nothing is written before that.
+    not_before: Option<Instant>,
     /// Whether the last write failed.
     is_failing: bool,
 }
 
-/// How far the use of what was kept is.
+/// What may be read from disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// It may be needed.
-    Unread,
-    Reading,
+    /// It is wanted at that moment, if nothing is heard before.
+    Unread(Instant),
+    /// It is being read, and waited for until then.
+    Reading(Instant),
     /// It is in use, or there is nothing, or it is not needed any more.
     Over,
+}
+
+#[derive(Debug)]
+struct Written {
+    folder: PathBuf,
+    endpoints: Vec<Settings>,
+    confirmed: Instant,
+}
+
+/// Endpoints that are to be kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ToKeep<'a> {
+    pub(super) endpoints: &'a [Settings],
+    /// The hosts that could not be resolved: what was kept of them stays.
+    pub(super) unresolved: &'a BTreeSet<String>,
+    /// When the endpoints were last said to be these.
+    pub(super) confirmed: Instant,
 }
 
 /// What has ended on another thread.
@@ -66,106 +95,153 @@ pub(super) enum KeepEvent {
 }
 
 impl Keeping {
+    /// `has_some`: endpoints are in use, so that those on disk are not needed.
     pub(super) fn new(
         folder: KeepFolder,
         cluster: ClusterName,
-        source: Option<String>,
+        source: Option<SourceIdentity>,
         has_some: bool,
     ) -> Self {
-        let stage = if has_some || source.is_none() { Stage::Over } else { Stage::Unread };
+        let is_kept = source.is_some() && folder.get().is_some();
+        let stage = if has_some || !is_kept { Stage::Over } else { Stage::Unread(clock::now() + PATIENCE) };
         Self {
             folder,
             cluster,
             source,
-            began: clock::now(),
             stage,
             reading: BlockingTask::default(),
             writing: BlockingTask::default(),
             written: None,
+            not_before: None,
             is_failing: false,
         }
     }
 
-    fn file(&self) -> Option<KeptFile> {
-        let folder = self.folder.0.lock().clone()?;
-        Some(KeptFile::new(&folder, &self.cluster, self.source.clone()?))
+    /// Whether endpoints may still come from disk.
+    pub(super) fn may_give(&self) -> bool {
+        self.stage != Stage::Over
     }
 
-    /// When what is kept is needed, if nothing is heard until then.
-    pub(super) fn due(&self) -> Option<Instant> {
-        (self.stage == Stage::Unread).then(|| self.began + PATIENCE)
-    }
-
-    /// Nothing is known: reads what was kept, if the first question has failed or takes too long.
-    pub(super) fn want(&mut self, has_failed: bool, now: Instant) {
-        if self.stage != Stage::Unread || !(has_failed || now >= self.began + PATIENCE) {
-            return;
+    /// Nothing is known: reads what was kept if that is urgent, because a first answer was no use, or has taken too long. Returns when
+    /// to come back.
+    pub(super) fn want(&mut self, is_urgent: bool, now: Instant) -> Option<Instant> {
+        match self.stage {
+            Stage::Unread(due) if !is_urgent && now < due => Some(due),
+            Stage::Unread(_) => {
+                let file = self.folder.get().zip(self.source.clone());
+                let file = file.map(|(folder, source)| KeptFile::new(&folder, &self.cluster, source));
+                let begun = file.is_some_and(|file| self.reading.begin(move || file.read()).is_ok());
+                let until = now + PATIENCE;
+                self.stage = if begun { Stage::Reading(until) } else { Stage::Over };
+                begun.then_some(until)
+            }
+            Stage::Reading(until) if now < until => Some(until),
+            Stage::Reading(_) => {
+                let cluster = &self.cluster;
+                tracing::warn!(%cluster, "reading the endpoints that were kept takes too long: their file system may hang");
+                self.stage = Stage::Over;
+                None
+            }
+            Stage::Over => None,
         }
-        let Some(file) = self.file() else {
-            self.stage = Stage::Over;
-            return;
-        };
-        self.stage = match self.reading.begin(move || file.read()) {
-            Ok(()) => Stage::Reading,
-            Err(_) => Stage::Over,
-        };
     }
 
-    /// Something was heard: what is kept is not needed any more.
+    /// Something was heard, or what was kept is in use.
     pub(super) const fn unwant(&mut self) {
         self.stage = Stage::Over;
     }
 
-    /// Whether an answer to [`Self::want`] is still of use.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.stage == Stage::Reading
-    }
-
     /// Waits for what another thread does. Cancel-safe.
     pub(super) async fn event(&mut self) -> KeepEvent {
-        let Self { reading, writing, cluster, is_failing, .. } = self;
         let panicked = || String::from("ambassador itself failed while it read or wrote it");
         tokio::select! {
-            read = reading.join() => KeepEvent::Read(read.unwrap_or_else(|_| Err(panicked())).unwrap_or_else(|error| {
-                tracing::warn!(%cluster, error, "the endpoints that were kept on disk are not used");
-                None
-            })),
-            written = writing.join() => {
-                let error = written.unwrap_or_else(|_| Err(panicked())).err();
-                if let Some(error) = error.as_ref().filter(|_| !*is_failing) {
-                    tracing::warn!(%cluster, error, "the endpoints are not kept: after a start without discovery there would be none");
-                }
-                *is_failing = error.is_some();
+            read = self.reading.join() => {
+                KeepEvent::Read(self.take_read(read.unwrap_or_else(|_| Err(panicked()))))
+            }
+            written = self.writing.join() => {
+                self.take_written(written.unwrap_or_else(|_| Err(panicked())), clock::now());
                 KeepEvent::Written
             }
         }
     }
 
-    /// Writes what is in use now and known to be right, unless it is written already. Returns when to come back.
-    pub(super) fn keep(&mut self, endpoints: &[Settings], now: Instant, at: SystemTime) -> Option<Instant> {
-        let file = self.file()?;
+    /// What was read, if it is still wanted.
+    fn take_read(&mut self, read: Result<Option<KeptEndpoints>, String>) -> Option<KeptEndpoints> {
+        let is_late = self.stage == Stage::Over;
+        self.stage = Stage::Over;
+        match read {
+            Ok(kept) => kept.filter(|_| !is_late),
+            Err(error) => {
+                let cluster = &self.cluster;
+                tracing::warn!(%cluster, error, "the endpoints that were kept on disk are not used");
+                None
+            }
+        }
+    }
+
+    fn take_written(&mut self, result: Result<(), String>, now: Instant) {
+        let Err(error) = result else {
+            self.is_failing = false;
+            return;
+        };
+        if !self.is_failing {
+            let cluster = &self.cluster;
+            tracing::warn!(%cluster, error, "the endpoints are not kept: after a start without discovery there would be none");
+        }
+        (self.is_failing, self.written, self.not_before) = (true, None, Some(now + RETRY));
+    }
+
+    /// Writes what is in use, unless that is done. Returns when to come back.
+    pub(super) fn keep(&mut self, to_keep: ToKeep<'_>, now: Instant, wall: SystemTime) -> Option<Instant> {
+        let ToKeep { endpoints, unresolved, confirmed } = to_keep;
+        let (folder, source) = (self.folder.get()?, self.source.clone()?);
         if self.writing.is_busy() {
             return None;
         }
-        if let Some((before, written)) = &self.written {
-            let due = if is_same(before, endpoints) { *written + CONFIRMED } else { *written + PACE };
-            if now < due {
-                return Some(due);
-            }
-        }
-        self.written = Some((endpoints.to_vec(), now));
-        let endpoints = endpoints.to_vec();
-        let begun = self.writing.begin(move || {
-            let known = file.read().ok().flatten();
-            let is_fresh = known.is_some_and(|known| {
-                let age = at.duration_since(known.written).ok();
-                is_same(&known.endpoints, &endpoints) && age.is_some_and(|age| age < CONFIRMED)
-            });
-            if is_fresh { Ok(()) } else { file.write(&endpoints, at) }
+        let is_written = self.written.as_ref().is_some_and(|written| {
+            written.folder == folder
+                && is_same(&written.endpoints, endpoints)
+                && confirmed < written.confirmed + CONFIRMED
         });
-        // Without a thread now, the next time.
-        begun.is_err().then(|| now + PACE)
+        if is_written {
+            return None;
+        }
+        if let Some(due) = self.not_before.filter(|due| now < *due) {
+            return Some(due);
+        }
+        let file = KeptFile::new(&folder, &self.cluster, source);
+        let at = wall - now.saturating_duration_since(confirmed);
+        let (kept, unresolved) = (endpoints.to_vec(), unresolved.clone());
+        let write = move || write(&file, kept, &unresolved, at);
+        self.written = Some(Written { folder, endpoints: endpoints.to_vec(), confirmed });
+        self.not_before = Some(now + PACE);
+        if let Err(error) = self.writing.begin_behind(&self.folder.writes, write) {
+            self.take_written(Err(format!("no thread can be started: {error}")), now);
+        }
+        self.not_before
     }
+}
+
+/// Writes the endpoints, with what was kept of hosts that could not be resolved, unless that is on disk already.
+fn write(
+    file: &KeptFile,
+    mut endpoints: Vec<Settings>,
+    unresolved: &BTreeSet<String>,
+    at: SystemTime,
+) -> Result<(), String> {
+    let known = file.read().ok().flatten();
+    let before = known.iter().flat_map(|known| &known.endpoints);
+    let lost: Vec<_> = before
+        .filter(|one| one.host.as_deref().is_some_and(|host| unresolved.contains(host)))
+        .filter(|one| !endpoints.iter().any(|other| other.is_same(one)))
+        .cloned()
+        .collect();
+    endpoints.extend(lost);
+    let is_fresh = known.is_some_and(|known| {
+        let later = at.duration_since(known.written).unwrap_or_default();
+        is_same(&known.endpoints, &endpoints) && later < CONFIRMED
+    });
+    if is_fresh { Ok(()) } else { file.write(&endpoints, at) }
 }
 
 /// Whether both are the same endpoints, in any order: name servers turn theirs round.

@@ -17,7 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Addresses, ENDPOINTS_MAX, EndpointSettings as Settings};
+use crate::cluster::{Addresses, ENDPOINTS_MAX, EndpointSettings as Settings, SourceIdentity};
 use crate::name::{ClusterName, EndpointName};
 use crate::sys::replace_file;
 
@@ -32,7 +32,7 @@ const IN_NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KeptFile {
     path: PathBuf,
-    source: String,
+    source: SourceIdentity,
 }
 
 /// Endpoints that were kept.
@@ -46,7 +46,7 @@ pub(super) struct KeptEndpoints {
 #[derive(Debug, Serialize, Deserialize)]
 struct Written {
     version: u32,
-    source: String,
+    source: SourceIdentity,
     /// In seconds since 1970.
     written: u64,
     endpoints: Vec<WrittenEndpoint>,
@@ -64,7 +64,7 @@ struct WrittenEndpoint {
 
 impl KeptFile {
     /// In that folder.
-    pub(super) fn new(folder: &Path, cluster: &ClusterName, source: String) -> Self {
+    pub(super) fn new(folder: &Path, cluster: &ClusterName, source: SourceIdentity) -> Self {
         let name = utf8_percent_encode(cluster.as_str(), IN_NAME);
         Self { path: folder.join(format!("discovery-{name}.json")), source }
     }
@@ -81,6 +81,10 @@ impl KeptFile {
             Err(error) => return Err(format!("{shown}: cannot read it: {error}")),
         };
         let metadata = file.metadata().map_err(|error| format!("{shown}: cannot read it: {error}"))?;
+        // Of whoever may write the folder: it says which servers are used, and by which names they are verified.
+        if metadata.uid() != 0 && metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(format!("{shown}: it belongs to another user, so it is not used"));
+        }
         if metadata.mode() & 0o022 != 0 {
             return Err(format!("{shown}: others than its owner may write it, so it is not used"));
         }
@@ -93,7 +97,7 @@ impl KeptFile {
         if written.version != VERSION {
             return Err(format!("{shown}: it has version {}, and {VERSION} is known here", written.version));
         }
-        if written.source != self.source {
+        if !written.source.is_same(&self.source) {
             return Ok(None);
         }
         let endpoints = written.endpoints.into_iter().take(ENDPOINTS_MAX).map(WrittenEndpoint::settings);
@@ -173,7 +177,8 @@ mod tests {
     }
 
     fn kept_in(folder: &Path, cluster: &str, source: &str) -> KeptFile {
-        KeptFile::new(folder, &ClusterName::from(cluster), source.into())
+        let source = SourceIdentity { asks_for: source.into(), servers: Vec::new() };
+        KeptFile::new(folder, &ClusterName::from(cluster), source)
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod resolv_conf;
 mod resolver;
 mod servers;
 mod srv;
+mod told;
 
 pub(crate) use consul::{ConsulQuery, ConsulSettings, ToTarget};
 pub(crate) use etcd::{EtcdQuery, EtcdSettings, ParseValue};

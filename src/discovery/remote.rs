@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -18,10 +19,9 @@ use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use super::resolver::Resolver;
+use super::told::{Said, Told};
 use crate::blocking::BlockingTask;
-use crate::cluster::{
-    RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, RemoteSource, Target,
-};
+use crate::cluster::{RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, RemoteSource};
 use crate::credentials::secret_of;
 use crate::http::{self, HttpRequest, HttpResponse, HttpTerms, HttpUrl};
 use crate::policy::ask_schedule::{AskSchedule, RETRY_MAX_EMPTY};
@@ -31,13 +31,15 @@ use crate::{alarm, clock};
 
 /// The longest answer, and the longest line of one, in bytes: 4096 services of Consul with long metadata have some 10 MB.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// The longest answer that is a secret.
+const SECRET_ANSWER_MAX: usize = 64 * 1024;
 /// Longer answers are read on a thread of their own: this one probes and answers scrapes too.
 const ASIDE: usize = 64 * 1024;
 /// For name, token and CAs of a request; the rest has the query's own patience.
 const PREPARATION: Duration = Duration::from_secs(10);
 
-/// What the server said about the endpoints, `None` if they are those of before; or why it did not.
-pub(super) type RemoteResult = Result<Option<Vec<Target>>, String>;
+/// What the server said about the endpoints; `None`: they are those of before.
+pub(super) type RemoteResult = Option<Said>;
 
 /// A server that is asked.
 #[derive(Debug)]
@@ -48,11 +50,9 @@ pub(super) struct WatchedRemote {
     results: mpsc::Receiver<RemoteResult>,
     /// The task that asks; it ends with this.
     task: JoinSet<()>,
-    seen: Option<Result<Vec<Target>, String>>,
-    /// Whether it was asked once, well or badly.
-    pub(super) is_settled: bool,
-    pub(super) succeeded: Option<Instant>,
-    pub(super) error: Option<String>,
+    pub(super) told: Told,
+    /// Whether endpoints are in use, so that there is no hurry.
+    has_some: Arc<AtomicBool>,
 }
 
 impl WatchedRemote {
@@ -63,10 +63,8 @@ impl WatchedRemote {
             rng,
             results: mpsc::channel(1).1,
             task: JoinSet::new(),
-            seen: None,
-            is_settled: false,
-            succeeded: None,
-            error: None,
+            told: Told::default(),
+            has_some: Arc::default(),
         };
         watched.begin(Duration::ZERO);
         watched
@@ -74,7 +72,8 @@ impl WatchedRemote {
 
     fn begin(&mut self, after: Duration) {
         let (sender, results) = mpsc::channel(1);
-        let asking = Asking::new(self.source.clone(), Arc::clone(&self.resolver), self.rng.fork(), sender);
+        let (resolver, has_some) = (Arc::clone(&self.resolver), Arc::clone(&self.has_some));
+        let asking = Asking::new(self.source.clone(), resolver, self.rng.fork(), has_some, sender);
         self.results = results;
         self.task = JoinSet::new();
         self.task.spawn(async move {
@@ -92,44 +91,39 @@ impl WatchedRemote {
             // It ends only by a panic.
             None => {
                 self.begin(RETRY_MAX_EMPTY);
-                Err(format!("{}: ambassador itself failed while it asked", self.source.describe()))
+                let origin = self.source.describe();
+                Some(Said::Error(format!("{origin}: ambassador itself failed while it asked")))
             }
         }
     }
 
-    /// Takes a result in; `None` if it is the same as before. `has_some`: endpoints are in use.
-    pub(super) fn take(
-        &mut self,
-        result: RemoteResult,
-        has_some: bool,
-        now: Instant,
-    ) -> Option<Result<Vec<Target>, String>> {
-        self.is_settled = true;
-        let result = match result {
-            Ok(Some(targets)) if targets.is_empty() && has_some && !self.source.accepts_empty => {
+    /// Says whether endpoints are in use.
+    pub(super) fn set_has_some(&self, has_some: bool) {
+        self.has_some.store(has_some, Ordering::Relaxed);
+    }
+
+    /// Whether that is an answer without any endpoint, which is believed only if nothing speaks against it.
+    pub(super) fn is_doubtful(&self, result: &RemoteResult) -> bool {
+        !self.source.accepts_empty && matches!(result, Some(Said::Targets(targets, _)) if targets.is_empty())
+    }
+
+    /// Takes a result in; `None` if it is the same as before. `has_own`: endpoints are in use that came from here.
+    pub(super) fn take(&mut self, result: RemoteResult, has_own: bool, now: Instant) -> Option<&Said> {
+        let is_refused = has_own && self.is_doubtful(&result);
+        match result {
+            _ if is_refused => {
                 let origin = self.source.describe();
-                Err(format!(
+                let error = format!(
                     "{origin} knows no endpoint any more, which is believed only with `empty: accept`"
-                ))
+                );
+                self.told.take(Said::Error(error), now)
             }
-            Ok(Some(targets)) => Ok(targets),
-            Ok(None) => {
-                if self.error.is_none() {
-                    self.succeeded = Some(now);
-                }
-                return None;
+            Some(said) => self.told.take(said, now),
+            None => {
+                self.told.confirm(now);
+                None
             }
-            Err(error) => Err(error),
-        };
-        if result.is_ok() {
-            self.succeeded = Some(now);
         }
-        if self.seen.as_ref() == Some(&result) {
-            return None;
-        }
-        self.error = result.as_ref().err().cloned();
-        self.seen = Some(result.clone());
-        Some(result)
     }
 }
 
@@ -142,6 +136,7 @@ struct Asking {
     /// Absent while an answer is read on another thread.
     query: Option<Box<dyn RemoteQuery>>,
     preparing: BlockingTask<Result<Prepared, String>>,
+    has_some: Arc<AtomicBool>,
     results: mpsc::Sender<RemoteResult>,
 }
 
@@ -157,6 +152,7 @@ impl Asking {
         source: RemoteSource,
         resolver: Arc<Resolver>,
         mut rng: Rng,
+        has_some: Arc<AtomicBool>,
         results: mpsc::Sender<RemoteResult>,
     ) -> Self {
         Self {
@@ -166,15 +162,15 @@ impl Asking {
             resolver,
             rng,
             preparing: BlockingTask::default(),
+            has_some,
             results,
         }
     }
 
     async fn forever(mut self) {
-        let mut has_some = false;
         loop {
             let begun = clock::now();
-            match self.ask(&mut has_some).await {
+            match self.ask().await {
                 Ok(Asked::Well) => {
                     let due = self.schedule.record_answer(begun);
                     if !self.query.as_ref().is_some_and(|query| query.continues()) {
@@ -183,63 +179,63 @@ impl Asking {
                 }
                 Ok(Asked::Unwanted) => return,
                 Err(error) => {
-                    if matches!(self.report(error).await, Asked::Unwanted) {
+                    if matches!(self.tell(Some(Said::Error(error))).await, Asked::Unwanted) {
                         return;
                     }
                     self.query.get_or_insert_with(|| (self.source.query)()).reset();
                     let lasted = clock::now().saturating_duration_since(begun);
+                    let has_some = self.has_some.load(Ordering::Relaxed);
                     alarm::sleep(self.schedule.record_failure(lasted, has_some, &mut self.rng)).await;
                 }
             }
         }
     }
 
-    async fn report(&self, error: String) -> Asked {
-        // Errors of HTTP begin with the URL that was asked.
-        let server = self.url().to_string();
-        let names_server = error.starts_with(server.trim_end_matches('/'));
-        let error = if names_server { error } else { format!("{server}: {error}") };
-        if self.results.send(Err(error)).await.is_ok() { Asked::Well } else { Asked::Unwanted }
+    async fn tell(&self, result: RemoteResult) -> Asked {
+        if self.results.send(result).await.is_ok() { Asked::Well } else { Asked::Unwanted }
+    }
+
+    /// Words about the server that is asked. Errors of HTTP have its URL.
+    fn about(&self, words: &str) -> String {
+        format!("{}: {words}", self.url())
     }
 
     fn url(&self) -> &HttpUrl {
         &self.source.servers[self.schedule.server()]
     }
 
-    async fn ask(&mut self, has_some: &mut bool) -> Result<Asked, String> {
+    async fn ask(&mut self) -> Result<Asked, String> {
         let until = clock::now() + PREPARATION;
-        let Prepared { token, tls } = within(until, self.prepare()).await?;
+        let prepared = within(until, self.prepare()).await;
+        let Prepared { token, tls } = prepared.map_err(|error| self.about(&error))?;
         let query = self.query.as_mut().ok_or("it is being read")?;
         let RemoteRequest { method, target, headers, body, reads, patience } =
             query.request(token.as_ref().map(|token| token.as_str()));
         let url = self.url().below(&target);
-        let addresses = within(until, self.addresses(&url)).await?;
+        let addresses = within(until, self.addresses(&url)).await.map_err(|error| self.about(&error))?;
         let request = HttpRequest { method, url: &url, headers, body };
         let terms = HttpTerms { addresses: &addresses, tls, until: clock::now() + patience };
         let mut response = http::open(request, terms).await.map_err(|error| error.to_string())?;
         if reads == RemoteReads::Lines && response.status == 200 {
-            return self.read_lines(&mut response, patience, has_some).await;
+            return self.read_lines(&mut response, patience).await;
         }
-        let body = whole(&mut response, clock::now() + patience).await?;
+        let body = whole(&mut response, reads, clock::now() + patience).await;
+        let body = body.map_err(|error| self.about(&error))?;
         let progress = self.take(response.status, response.headers, body).await?;
-        Ok(self.pass_on(progress, has_some).await)
+        Ok(self.pass_on(progress).await)
     }
 
-    async fn read_lines(
-        &mut self,
-        response: &mut HttpResponse,
-        patience: Duration,
-        has_some: &mut bool,
-    ) -> Result<Asked, String> {
+    async fn read_lines(&mut self, response: &mut HttpResponse, patience: Duration) -> Result<Asked, String> {
         let mut lines = Lines::default();
         let renewal = self.query.as_ref().and_then(|query| query.renewal());
         // Not all hosts at once.
         let renewal = renewal.map(|after| backoff::jittered(after, 0.2, &mut self.rng));
         loop {
             while let Some(line) = lines.next() {
-                let progress = self.take(response.status, response.headers.clone(), line).await?;
+                // Those who read lines look at no header.
+                let progress = self.take(response.status, HeaderMap::new(), line.into()).await?;
                 let is_over = progress == RemoteProgress::Anew;
-                if matches!(self.pass_on(progress, has_some).await, Asked::Unwanted) {
+                if matches!(self.pass_on(progress).await, Asked::Unwanted) {
                     return Ok(Asked::Unwanted);
                 }
                 if is_over {
@@ -248,27 +244,25 @@ impl Asking {
             }
             let silence = renewal.unwrap_or(patience);
             match alarm::timeout_at(clock::now() + silence, response.chunk()).await {
-                Ok(Ok(Some(data))) => lines.push(&data)?,
+                Ok(Ok(Some(data))) => lines.push(&data).map_err(|error| self.about(&error))?,
                 // Servers end watches now and then.
                 Ok(Ok(None)) => return Ok(Asked::Well),
                 Ok(Err(error)) => return Err(error.to_string()),
                 Err(alarm::Elapsed) if renewal.is_some() => return Ok(Asked::Well),
-                Err(alarm::Elapsed) => return Err(format!("nothing came for {patience:?}")),
+                Err(alarm::Elapsed) => return Err(self.about(&format!("nothing came for {patience:?}"))),
             }
         }
     }
 
-    async fn pass_on(&self, progress: RemoteProgress, has_some: &mut bool) -> Asked {
+    async fn pass_on(&self, progress: RemoteProgress) -> Asked {
         let result = match progress {
-            RemoteProgress::Targets(targets) => {
-                *has_some = !targets.is_empty();
-                Some(targets)
-            }
+            RemoteProgress::Targets(targets) => Some(Said::Targets(targets, None)),
+            RemoteProgress::Partly(targets, error) => Some(Said::Targets(targets, Some(self.about(&error)))),
+            RemoteProgress::Unusable(error) => Some(Said::Error(self.about(&error))),
             RemoteProgress::Unchanged => None,
-            RemoteProgress::Unusable(error) => return self.report(error).await,
             RemoteProgress::NotYet | RemoteProgress::Anew => return Asked::Well,
         };
-        if self.results.send(Ok(result)).await.is_ok() { Asked::Well } else { Asked::Unwanted }
+        self.tell(result).await
     }
 
     /// Has the query read an answer, on a thread of its own if that takes long.
@@ -276,7 +270,7 @@ impl Asking {
         &mut self,
         status: u16,
         headers: HeaderMap,
-        body: Vec<u8>,
+        body: Zeroizing<Vec<u8>>,
     ) -> Result<RemoteProgress, String> {
         let mut query = self.query.take().ok_or("it is being read")?;
         let is_short = body.len() < ASIDE;
@@ -284,9 +278,10 @@ impl Asking {
             let progress = query.take(&RemoteAnswer { status, headers: &headers, body: &body });
             (query, progress)
         };
-        let (query, progress) = if is_short { read() } else { aside(read).await? };
+        let read = if is_short { Ok(read()) } else { aside(read).await };
+        let (query, progress) = read.map_err(|error| self.about(&error))?;
         self.query = Some(query);
-        progress
+        progress.map_err(|error| self.about(&error))
     }
 
     /// Reads secret and CAs for each request, so that they may be replaced. A file system may hang; then that reading is waited for again,
@@ -354,16 +349,30 @@ async fn within<T>(until: Instant, work: impl Future<Output = Result<T, String>>
     }
 }
 
-async fn whole(response: &mut HttpResponse, until: Instant) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    loop {
-        match alarm::timeout_at(until, response.chunk()).await {
-            Ok(Ok(Some(data))) if body.len() + data.len() > ANSWER_MAX => return Err(too_long()),
-            Ok(Ok(Some(data))) => body.extend_from_slice(&data),
-            Ok(Ok(None)) => return Ok(body),
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(alarm::Elapsed) => return Err("the answer took too long".into()),
+async fn whole(
+    response: &mut HttpResponse,
+    reads: RemoteReads,
+    until: Instant,
+) -> Result<Zeroizing<Vec<u8>>, String> {
+    let reading = async {
+        if reads == RemoteReads::Secret {
+            // With its final capacity: a vector that grows leaves a copy behind.
+            let mut body = Zeroizing::new(Vec::with_capacity(SECRET_ANSWER_MAX));
+            response.read_into(&mut body).await.map_err(|error| error.to_string())?;
+            return Ok(body);
         }
+        let mut body = Vec::new();
+        while let Some(data) = response.chunk().await.map_err(|error| error.to_string())? {
+            if body.len() + data.len() > ANSWER_MAX {
+                return Err(too_long());
+            }
+            body.extend_from_slice(&data);
+        }
+        Ok(body.into())
+    };
+    match alarm::timeout_at(until, Box::pin(reading)).await {
+        Ok(body) => body,
+        Err(alarm::Elapsed) => Err("the answer took too long".into()),
     }
 }
 
@@ -458,7 +467,8 @@ mod tests {
         // Whoever opens it waits for a writer.
         mknodat(CWD, &token, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let source = RemoteSource { token: Some(token.clone()), ..at(HttpUrl::at_socket("/nowhere".into())) };
-        let mut asking = Asking::new(source, Arc::default(), Rng::with_seed(1), mpsc::channel(1).0);
+        let mut asking =
+            Asking::new(source, Arc::default(), Rng::with_seed(1), Arc::default(), mpsc::channel(1).0);
         let read = alarm::drive(async {
             for _ in 0..3 {
                 let soon = clock::now() + Duration::from_millis(50);
@@ -498,8 +508,9 @@ mod tests {
             [watched.result().await, watched.result().await, watched.result().await]
         });
         let [bad, good, renewed] = results.await.unwrap();
-        assert!(bad.unwrap_err().ends_with("/: bad"));
-        assert_eq!((good, renewed), (Ok(Some(Vec::new())), Ok(Some(Vec::new()))));
+        assert!(matches!(bad, Some(Said::Error(error)) if error.ends_with("/: bad")));
+        let empty = || Some(Said::Targets(Vec::new(), None));
+        assert_eq!((good, renewed), (empty(), empty()));
     }
 
     #[test]

@@ -133,11 +133,13 @@ fn port_choice(text: Option<&str>) -> PortChoice {
     }
 }
 
-/// As people call it; with the port, as endpoints that were kept are those of one port.
+/// As people call it; with the port and the zone, as endpoints that were kept are those of one port, with the priorities of one zone.
 fn name_of(KubernetesSettings { namespace, service, choice }: &KubernetesSettings) -> String {
-    match &choice.port {
-        PortChoice::Only => format!("{namespace}/{service}"),
-        PortChoice::Named(port) => format!("{namespace}/{service}:{port}"),
-        PortChoice::Number(port) => format!("{namespace}/{service}:{port}"),
-    }
+    let port = match &choice.port {
+        PortChoice::Only => String::new(),
+        PortChoice::Named(port) => format!(":{port}"),
+        PortChoice::Number(port) => format!(":{port}"),
+    };
+    let zone = choice.zone.as_ref().map(|zone| format!(" (zone {zone})")).unwrap_or_default();
+    format!("{namespace}/{service}{port}{zone}")
 }

@@ -60,7 +60,8 @@ fn list(query: &mut ConsulQuery, index: &str, entries: &[String]) -> Result<Vec<
         other @ (RemoteProgress::Unchanged
         | RemoteProgress::NotYet
         | RemoteProgress::Anew
-        | RemoteProgress::Unusable(_)) => Err(format!("{other:?}")),
+        | RemoteProgress::Unusable(_)
+        | RemoteProgress::Partly(..)) => Err(format!("{other:?}")),
     }
 }
 
@@ -141,6 +142,8 @@ fn refusals_are_told_in_words() {
     let hidden = indexed(&[("x-consul-results-filtered-by-acls", "true")]);
     let leaderless = indexed(&[("x-consul-knownleader", "false")]);
     let portless = format!("[{}{}]", entry("a", "10.0.0.1", 0, ""), checks(&[]));
+    let large = format!("[{}{}]", entry("a", "10.0.0.1", 70_000, ""), checks(&[]));
+    let negative = large.replace("70000", "-4");
     let odd = format!("[{}{}]", entry("a", "b c", 1, ""), checks(&[]));
     for (token, status, fields, body, expected) in [
         (None, 403, vec![], "Permission denied", "it wants a token (HTTP 403: Permission denied)"),
@@ -158,7 +161,9 @@ fn refusals_are_told_in_words() {
         (Some("t"), 200, hidden, "[]", "the token needs service:read"),
         (None, 200, leaderless, "[]", "has no leader"),
         (None, 200, indexed(&[]), "{}", "no list of services"),
-        (None, 200, indexed(&[]), "[{\"Node\":3}]", "no list of services"),
+        (None, 200, indexed(&[]), "[{\"Node\":3}]", "service  of node  makes no sense"),
+        (None, 200, indexed(&[]), &negative, "service a of node n1: -4 is no port"),
+        (None, 200, indexed(&[]), &large, "service a of node n1: 70000 is no port"),
         (None, 200, indexed(&[]), &portless, "service a of node n1: it is registered without a port"),
         (None, 200, indexed(&[]), &odd, "service a of node n1: b c is odd"),
     ] {
@@ -169,4 +174,31 @@ fn refusals_are_told_in_words() {
     }
     let escaping = answer(&mut query(|_| {}), 500, &[], "\u{1b}[31m\nx").unwrap_err();
     assert!(!escaping.contains(['\u{1b}', '\n']), "{escaping:?}");
+}
+
+/// One instance that was registered badly froze the list of all.
+#[test]
+fn what_makes_no_sense_is_left_out_and_told() {
+    let mut asked = query(|_| {});
+    let entries = [
+        entry("a", "10.0.0.1", 1, "") + &checks(&[]),
+        entry("b", "10.0.0.2", 0, "") + &checks(&[]),
+        entry("c", "10.0.0.3", 1, "").replace("10.0.0.3", "odd") + &checks(&[]),
+        entry("d", "10.0.0.4", 1, r#","Weights":{"Passing":"heavy"}"#) + &checks(&[]),
+        entry("e", "10.0.0.5", 1, r#","Weights":{"Passing":99999999999}"#) + r#""Checks":null}"#,
+    ];
+    let body = format!("[{}]", entries.join(","));
+    let said = answer(&mut asked, 200, &[("x-consul-index", "1")], &body).unwrap();
+    let RemoteProgress::Partly(targets, complaint) = said else { panic!("{said:?}") };
+    let named: Vec<_> = targets.iter().map(|target| (target.address.to_string(), target.weight)).collect();
+    assert_eq!(named, [("10.0.0.1:1".into(), 1), ("10.0.0.5:1".into(), 65_535)]);
+    assert!(
+        complaint.starts_with("service d of node n1 makes no sense: ") && complaint.ends_with("; and 2 more"),
+        "{complaint}"
+    );
+    let again = answer(&mut asked, 200, &[("x-consul-index", "2")], &body);
+    assert_eq!(again, Ok(RemoteProgress::Unchanged));
+    let long = format!("[{}{}]", entry(&"x".repeat(1_000_000), "10.0.0.1", 0, ""), checks(&[]));
+    let error = answer(&mut asked, 200, &[("x-consul-index", "3")], &long).unwrap_err();
+    assert!(error.len() < 1000, "{} bytes", error.len());
 }

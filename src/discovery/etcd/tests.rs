@@ -60,7 +60,8 @@ fn told(progress: Result<RemoteProgress, String>) -> Result<Vec<u16>, String> {
         other @ (RemoteProgress::Unchanged
         | RemoteProgress::Unusable(_)
         | RemoteProgress::NotYet
-        | RemoteProgress::Anew) => Err(format!("{other:?}")),
+        | RemoteProgress::Anew
+        | RemoteProgress::Partly(..)) => Err(format!("{other:?}")),
     }
 }
 

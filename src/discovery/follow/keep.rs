@@ -1,11 +1,12 @@
 //! The endpoints on disk: those in use go there, and come back where nothing else is known.
 
+use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime};
 
 use super::Following;
 use crate::clock;
 use crate::cluster::Source;
-use crate::discovery::keeping::Keeping;
+use crate::discovery::keeping::{KeepEvent, Keeping, ToKeep};
 use crate::discovery::kept::KeptEndpoints;
 
 impl Following {
@@ -15,11 +16,16 @@ impl Following {
         self.keeping = Some(Keeping::new(folder, name, source, !self.applied.is_empty()));
     }
 
+    pub(super) fn take_keep_event(&mut self, event: KeepEvent) {
+        if let KeepEvent::Read(Some(kept)) = event {
+            self.use_kept(kept);
+        }
+    }
+
     /// Nothing else is known, so what was kept is used.
-    pub(super) fn use_kept(&mut self, KeptEndpoints { mut endpoints, written }: KeptEndpoints) {
-        let is_wanted = self.keeping.as_ref().is_some_and(Keeping::is_wanted);
+    fn use_kept(&mut self, KeptEndpoints { mut endpoints, written }: KeptEndpoints) {
         endpoints.retain(|one| !self.is_loop(one));
-        if !is_wanted || !self.applied.is_empty() || endpoints.is_empty() {
+        if !self.applied.is_empty() || endpoints.is_empty() {
             return;
         }
         let age = clock::wall().duration_since(written).unwrap_or_default();
@@ -31,30 +37,61 @@ impl Following {
         self.cluster.set_endpoints(endpoints.clone());
         self.outgoing.clone_from(&endpoints);
         self.applied = endpoints;
+        self.is_of_source = true;
         self.set_kept(Some(written));
     }
 
     pub(super) fn set_kept(&mut self, kept: Option<SystemTime>) {
         self.kept = kept;
         self.metrics.set_kept(kept);
-        if let Some(keeping) = &mut self.keeping {
-            keeping.unwant();
-        }
     }
 
-    /// Writes the endpoints in use to disk if all that is asked has answered well, and wants those on disk if nothing has. Returns
-    /// when to come back.
+    /// Whether sessions had better wait: nothing is known yet, but endpoints may come from disk.
+    pub(super) fn awaits_kept(&self) -> bool {
+        self.applied.is_empty() && self.keeping.as_ref().is_some_and(Keeping::may_give) && !self.says_none()
+    }
+
+    /// Whether the source has said, and is believed, that there are no endpoints.
+    fn says_none(&self) -> bool {
+        self.has_heard() && self.targets.is_empty()
+    }
+
+    /// Writes the endpoints in use to disk if the source has said them, and wants those on disk if nothing is known. Returns when to
+    /// come back.
     pub(super) fn keep(&mut self) -> Option<Instant> {
-        let (status, now) = (self.cluster.discovery(), clock::now());
-        let has_failed = status.origins.iter().any(|origin| origin.error.is_some());
+        let now = clock::now();
+        let is_heard = !self.applied.is_empty() || self.says_none();
+        let has_failed = self.cluster.discovery().origins.iter().any(|origin| origin.error.is_some());
+        let is_urgent = has_failed || self.held.is_some();
         let keeping = self.keeping.as_mut()?;
-        if self.applied.is_empty() {
-            keeping.want(has_failed, now);
-            return keeping.due();
+        if is_heard {
+            keeping.unwant();
         }
-        if self.kept.is_some() || has_failed || !status.is_settled {
-            return None;
+        let due = keeping.want(is_urgent, now);
+        if !keeping.may_give()
+            && let Some(held) = self.held.take()
+        {
+            // There is nothing on disk that would speak against it, or it is in use by now.
+            self.take_remote(held);
+            self.apply_endpoints();
         }
-        keeping.keep(&self.applied, now, clock::wall())
+        if self.applied.is_empty() || self.kept.is_some() || !self.has_heard() || !self.have_names_settled() {
+            return due;
+        }
+        let failing = self.names.iter().filter(|(_, known)| known.error.is_some());
+        let unresolved: BTreeSet<_> =
+            failing.map(|(name, _)| name.trim_end_matches('.').to_owned()).collect();
+        let confirmed = self.confirmed().unwrap_or(now);
+        let to_keep = ToKeep { endpoints: &self.applied, unresolved: &unresolved, confirmed };
+        self.keeping.as_mut()?.keep(to_keep, now, clock::wall())
+    }
+
+    /// Since when, at least, all that is known has been said to be so.
+    fn confirmed(&self) -> Option<Instant> {
+        let names = self.names.values().filter(|known| known.error.is_none());
+        let names = names.filter_map(|known| known.succeeded);
+        let service = self.service.as_ref().and_then(|asking| asking.succeeded);
+        let remote = self.remote.as_ref().and_then(|remote| remote.told.succeeded);
+        names.chain(service).chain(remote).min()
     }
 }

@@ -4,6 +4,7 @@ use super::{Following, Question};
 use crate::clock;
 use crate::cluster::{DiscoveryStatus, ENDPOINTS_MAX, Origin, OriginKind};
 use crate::discovery::query_result::QueryResult;
+use crate::discovery::told::Told;
 
 impl Following {
     pub(super) fn report(&self, has_names_settled: bool) -> DiscoveryStatus {
@@ -15,22 +16,18 @@ impl Following {
             due: Some(asking.schedule.due()),
             error: asking.error.clone(),
         });
-        let file = self.file.as_ref().map(|file| Origin {
-            kind: OriginKind::File,
-            name: file.file.path.display().to_string(),
+        let told = |kind, name: String, told: &Told| Origin {
+            kind,
+            name,
             found: self.targets.len(),
-            succeeded: file.succeeded,
+            succeeded: told.succeeded,
             due: None,
-            error: file.error.clone(),
-        });
-        let remote = self.remote.as_ref().map(|remote| Origin {
-            kind: remote.source.kind,
-            name: remote.source.name.clone(),
-            found: self.targets.len(),
-            succeeded: remote.succeeded,
-            due: None,
-            error: remote.error.clone(),
-        });
+            error: told.error.clone(),
+        };
+        let file = self.file.as_ref();
+        let file = file.map(|file| told(OriginKind::File, file.file.path.display().to_string(), &file.told));
+        let remote = self.remote.as_ref();
+        let remote = remote.map(|remote| told(remote.source.kind, remote.source.name.clone(), &remote.told));
         let names = self.names.iter().map(|(name, known)| Origin {
             kind: OriginKind::Name,
             name: name.clone(),
@@ -41,12 +38,14 @@ impl Following {
         });
         let is_settled = has_names_settled
             && self.service.as_ref().is_none_or(|asking| asking.is_settled)
-            && self.file.as_ref().is_none_or(|file| file.is_settled)
-            && self.remote.as_ref().is_none_or(|remote| remote.is_settled);
+            && self.file.as_ref().is_none_or(|file| file.told.is_settled)
+            && self.remote.as_ref().is_none_or(|remote| remote.told.is_settled)
+            && !self.awaits_kept();
         let origins: Vec<_> = service.into_iter().chain(file).chain(remote).chain(names).collect();
         self.metrics.set_failing(origins.iter().filter(|origin| origin.error.is_some()).count());
         let is_complete = is_settled && !self.in_flight.keys().any(|one| matches!(one, Question::Late(..)));
-        DiscoveryStatus { is_settled, is_complete, endpoints: self.applied.len(), kept: self.kept, origins }
+        let (endpoints, kept, is_of_source) = (self.applied.len(), self.kept, self.is_of_source);
+        DiscoveryStatus { is_settled, is_complete, endpoints, is_of_source, kept, origins }
     }
 
     /// Counts an answer in the metrics, and logs it.

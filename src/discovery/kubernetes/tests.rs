@@ -78,7 +78,8 @@ fn found(progress: Result<RemoteProgress, String>) -> Result<Vec<String>, String
         other @ (RemoteProgress::Unchanged
         | RemoteProgress::NotYet
         | RemoteProgress::Anew
-        | RemoteProgress::Unusable(_)) => Err(format!("{other:?}")),
+        | RemoteProgress::Unusable(_)
+        | RemoteProgress::Partly(..)) => Err(format!("{other:?}")),
     }
 }
 
