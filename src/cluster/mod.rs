@@ -65,7 +65,7 @@ pub(crate) use settings::{DialSettings, PreconnectSettings, SendProxy, Settings}
 use snapshot::Snapshot;
 pub(crate) use source::{
     ENDPOINTS_MAX, EndpointsFile, RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest,
-    RemoteSource, Source, SourceIdentity, SrvService, Target,
+    RemoteSource, Source, SourceIdentity, SrvService, Target, ToTarget,
 };
 use spares::Spares;
 pub(crate) use spares::{PORTION, Spare, SpareLogin};

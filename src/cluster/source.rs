@@ -195,6 +195,9 @@ pub struct RemoteSource {
     pub query: MakeQuery,
 }
 
+/// Makes a target of an endpoint's host, port and weight.
+pub(crate) type ToTarget = Arc<dyn Fn(&str, u16, u32) -> Result<Target, String> + Send + Sync>;
+
 /// See [`RemoteSource::query`].
 pub(crate) type MakeQuery = Arc<dyn Fn() -> Box<dyn RemoteQuery> + Send + Sync>;
 
@@ -219,6 +222,11 @@ impl fmt::Debug for RemoteSource {
 pub trait RemoteQuery: fmt::Debug + Send + Sync {
     /// The next request, with the secret if there is one.
     fn request(&mut self, token: Option<&str>) -> RemoteRequest;
+
+    /// An answer that comes in lines has begun, with status 200: what is known without any of them.
+    fn begin_lines(&mut self) -> RemoteProgress {
+        RemoteProgress::NotYet
+    }
 
     /// Takes an answer, or a line of one.
     ///
@@ -287,6 +295,16 @@ pub struct RemoteAnswer<'a> {
     pub(crate) headers: &'a HeaderMap,
     /// The body, or the line.
     pub(crate) body: &'a [u8],
+}
+
+impl RemoteProgress {
+    /// These endpoints, and what is wrong with others.
+    pub(crate) fn known(targets: Vec<Target>, complaint: Option<String>) -> Self {
+        match complaint {
+            Some(complaint) => Self::Partly(targets, complaint),
+            None => Self::Targets(targets),
+        }
+    }
 }
 
 /// What an answer was good for.

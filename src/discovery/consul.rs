@@ -6,7 +6,6 @@
 //! Pure.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
@@ -14,19 +13,16 @@ use hyper::header::{ACCEPT, HeaderMap, HeaderName};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::cluster::{RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, Target};
-use crate::escape::escaped;
+use super::words;
+use crate::cluster::{
+    RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, Target, ToTarget,
+};
 use crate::http::{HttpField, KEPT, percent_encoded};
 
 /// How long a query may wait for a change. Consul adds up to a sixteenth, so that its clients do not all come back at once.
 const WAIT: Duration = Duration::from_secs(300);
 /// How long the agent may take for an answer that it need not wait for.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Of an error's text so many characters are shown.
-const SHOWN: usize = 200;
-
-/// Makes a target of an instance's host, port and weight.
-pub(crate) type ToTarget = Arc<dyn Fn(&str, u16, u32) -> Result<Target, String> + Send + Sync>;
 
 /// What is asked for.
 #[derive(Clone)]
@@ -157,11 +153,7 @@ impl ConsulQuery {
                 Err(complaint) => complaints.push(complaint),
             }
         }
-        let complaint = complaints.first().map(|first| match complaints.len() - 1 {
-            0 => first.clone(),
-            more => format!("{first}; and {more} more"),
-        });
-        Ok((targets, complaint))
+        Ok((targets, words::first_and_count(&complaints)))
     }
 
     /// `None`: it is not to be used.
@@ -189,8 +181,7 @@ impl ConsulQuery {
 
     /// Why an answer is no list, in words.
     fn refusal(&self, status: u16, body: &[u8]) -> String {
-        let text: String = String::from_utf8_lossy(body).trim().chars().take(SHOWN).collect();
-        let said = if text.is_empty() { String::new() } else { format!(": {}", escaped(&text)) };
+        let said = words::and_says(&String::from_utf8_lossy(body));
         match status {
             401 | 403 if self.has_token => format!(
                 "the token may not read it (HTTP {status}{said}); it needs service:read and node:read"
@@ -284,10 +275,7 @@ impl RemoteQuery for ConsulQuery {
             return Ok(RemoteProgress::Unchanged);
         }
         let (targets, complaint) = self.said.insert(said).clone();
-        Ok(match complaint {
-            Some(complaint) => RemoteProgress::Partly(targets, complaint),
-            None => RemoteProgress::Targets(targets),
-        })
+        Ok(RemoteProgress::known(targets, complaint))
     }
 
     fn reset(&mut self) {
@@ -296,8 +284,7 @@ impl RemoteQuery for ConsulQuery {
 }
 
 fn instance(id: &str, node: &str) -> String {
-    let short = |text: &str| escaped(&text.chars().take(SHOWN).collect::<String>()).into_owned();
-    format!("service {} of node {}", short(id), short(node))
+    format!("service {} of node {}", words::shown(id), words::shown(node))
 }
 
 /// What an entry is called that cannot be read as a whole.

@@ -25,6 +25,7 @@ use zeroize::Zeroizing;
 use self::answer::{
     AuthenticateResponse, Header, KeyValue, RangeResponse, StreamLine, WatchResponse, bytes, read, said,
 };
+use super::words;
 use crate::cluster::{
     ENDPOINTS_MAX, RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, Target,
 };
@@ -201,10 +202,9 @@ impl EtcdQuery {
     /// The endpoints of all keys, or which key is wrong.
     fn union(&self) -> RemoteProgress {
         let lists = self.known.iter().flat_map(|known| known.lists.values());
-        let wrong: Vec<_> = lists.clone().filter_map(|list| list.as_ref().err()).collect();
-        if let [first, more @ ..] = &wrong[..] {
-            let more = if more.is_empty() { String::new() } else { format!("; and {} more", more.len()) };
-            return RemoteProgress::Unusable(format!("{first}{more}"));
+        let wrong: Vec<_> = lists.clone().filter_map(|list| list.as_ref().err().cloned()).collect();
+        if let Some(complaint) = words::first_and_count(&wrong) {
+            return RemoteProgress::Unusable(complaint);
         }
         let targets: Vec<_> = lists.flatten().flatten().cloned().collect();
         if targets.len() > ENDPOINTS_MAX {
@@ -341,7 +341,7 @@ impl RemoteQuery for EtcdQuery {
                 ("/v3/kv/range", format!(r#"{{{range},"limit":"{KEYS_MAX}"}}"#).into_bytes().into())
             }
             Step::Watch => {
-                let next = self.known.as_ref().map_or(0, |known| known.revision) + 1;
+                let next = self.known.as_ref().map_or(0, |known| known.revision).saturating_add(1);
                 let range = self.range();
                 let create = format!(r#"{range},"start_revision":"{next}","progress_notify":true"#);
                 ("/v3/watch", format!(r#"{{"create_request":{{{create}}}}}"#).into_bytes().into())

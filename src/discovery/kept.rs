@@ -6,14 +6,15 @@
 //! The file is one line of JSON, replaced as a whole: written beside, flushed, renamed, and the folder flushed. It counts only for the
 //! source that it was written for.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustix::fs::OFlags;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
@@ -75,12 +76,17 @@ impl KeptFile {
     /// Why a file that is there is not used.
     pub(super) fn read(&self) -> Result<Option<KeptEndpoints>, String> {
         let shown = self.path.display();
-        let file = match File::open(&self.path) {
+        // Opening a FIFO would wait for a writer.
+        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("flags of open(2) are an int");
+        let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(format!("{shown}: cannot read it: {error}")),
         };
         let metadata = file.metadata().map_err(|error| format!("{shown}: cannot read it: {error}"))?;
+        if !metadata.is_file() {
+            return Err(format!("{shown}: it is no file"));
+        }
         // Of whoever may write the folder: it says which servers are used, and by which names they are verified.
         if metadata.uid() != 0 && metadata.uid() != rustix::process::geteuid().as_raw() {
             return Err(format!("{shown}: it belongs to another user, so it is not used"));
@@ -103,7 +109,9 @@ impl KeptFile {
         let endpoints = written.endpoints.into_iter().take(ENDPOINTS_MAX).map(WrittenEndpoint::settings);
         let endpoints: Option<Vec<_>> = endpoints.collect();
         let endpoints = endpoints.ok_or_else(|| format!("{shown}: an endpoint of it makes no sense"))?;
-        let written = SystemTime::UNIX_EPOCH + Duration::from_secs(written.written);
+        let written = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(written.written));
+        let written =
+            written.ok_or_else(|| format!("{shown}: it is damaged, and not used: its age makes no sense"))?;
         Ok((!endpoints.is_empty()).then_some(KeptEndpoints { endpoints, written }))
     }
 
@@ -214,6 +222,7 @@ mod tests {
             (whole.replace("\"version\":1", "\"version\":2"), "version 2"),
             (whole.replace("\"weight\":3", "\"weight\":0"), "no sense"),
             (whole.replace("[\"10.0.0.1:1\"]", "[]"), "no sense"),
+            (whole.replace("\"written\":0", &format!("\"written\":{}", u64::MAX)), "its age"),
         ];
         for (text, expected) in damaged {
             fs::write(&kept.path, text).unwrap();
@@ -223,6 +232,18 @@ mod tests {
         fs::write(&kept.path, whole).unwrap();
         fs::set_permissions(&kept.path, fs::Permissions::from_mode(0o662)).unwrap();
         assert!(kept.read().unwrap_err().contains("may write it"));
+    }
+
+    /// Opening a FIFO for reading waits for somebody who writes.
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = kept_in(dir.path(), "a", "consul a");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &kept.path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        assert!(kept.read().unwrap_err().contains("it is no file"));
+        fs::remove_file(&kept.path).unwrap();
+        fs::create_dir(&kept.path).unwrap();
+        assert!(kept.read().unwrap_err().contains("it is no file"));
     }
 
     #[test]

@@ -55,12 +55,13 @@ pub(crate) struct KubernetesQuery {
     settings: KubernetesSettings,
     position: Position,
     slices: Slices,
-    targets: Option<Vec<Target>>,
+    /// What was told last: endpoints, and what is wrong with others.
+    told: Option<(Vec<Target>, Option<String>)>,
     has_token: bool,
     /// Whether the token was refused last time. It may have been replaced since, so the first time is no error.
     is_unauthorized: bool,
-    /// Whether the last error was a watch's refusal, after which what is known still holds.
-    is_refused: bool,
+    /// Whether the last error was that we may not watch, after which what is known still holds.
+    may_not_watch: bool,
     /// How often the server had forgotten where we are since the last whole list.
     restarts: u32,
 }
@@ -113,10 +114,10 @@ impl KubernetesQuery {
             settings,
             position: Position::start(),
             slices: Slices::default(),
-            targets: None,
+            told: None,
             has_token: false,
             is_unauthorized: false,
-            is_refused: false,
+            may_not_watch: false,
             restarts: 0,
         }
     }
@@ -144,7 +145,7 @@ impl KubernetesQuery {
         }
         self.position = Position::Watch(opaque(page.metadata.resource_version)?);
         (self.slices, self.restarts) = (slices, 0);
-        self.judge()
+        Ok(self.judge())
     }
 
     fn take_event(&mut self, line: &[u8]) -> Result<RemoteProgress, String> {
@@ -165,17 +166,27 @@ impl KubernetesQuery {
             Event::Bookmark(mut slice) => slice.take_version(),
         };
         self.position = Position::Watch(opaque(version)?);
-        self.judge()
+        Ok(self.judge())
     }
 
     /// What the slices come to now.
-    fn judge(&mut self) -> Result<RemoteProgress, String> {
-        let targets = self.slices.targets(&self.settings.choice)?;
-        if self.targets.as_ref() == Some(&targets) {
-            return Ok(RemoteProgress::Unchanged);
+    fn judge(&mut self) -> RemoteProgress {
+        let told = match self.slices.targets(&self.settings.choice) {
+            Ok((targets, Some(complaint))) if targets.is_empty() => {
+                self.told = None;
+                return RemoteProgress::Unusable(complaint);
+            }
+            Ok(told) => told,
+            Err(error) => {
+                self.told = None;
+                return RemoteProgress::Unusable(error);
+            }
+        };
+        if self.told.as_ref() == Some(&told) {
+            return RemoteProgress::Unchanged;
         }
-        self.targets = Some(targets.clone());
-        Ok(RemoteProgress::Targets(targets))
+        let (targets, complaint) = self.told.insert(told).clone();
+        RemoteProgress::known(targets, complaint)
     }
 
     /// The server has forgotten the version or the page.
@@ -232,6 +243,12 @@ impl RemoteQuery for KubernetesQuery {
         RemoteRequest { method: Method::GET, target, headers, body: Zeroizing::default(), reads, patience }
     }
 
+    /// Let in again after a refusal, nothing may have changed meanwhile.
+    fn begin_lines(&mut self) -> RemoteProgress {
+        self.is_unauthorized = false;
+        self.judge()
+    }
+
     fn take(&mut self, answer: &RemoteAnswer<'_>) -> Result<RemoteProgress, String> {
         match answer.status {
             200 => self.is_unauthorized = false,
@@ -241,17 +258,17 @@ impl RemoteQuery for KubernetesQuery {
             }
             410 => return self.begin_anew(),
             status => {
-                self.is_refused = self.is_watching();
+                self.may_not_watch = self.is_watching() && matches!(status, 401 | 403);
                 return Err(self.refusal(status, answer.body));
             }
         }
         if self.is_watching() { self.take_event(answer.body) } else { self.take_page(answer.body) }
     }
 
-    /// After a watch was refused, only that is asked again: a role without `watch` would list for ever else.
+    /// Where only the watch is forbidden, only that is asked again: a role without `watch` would list for ever else.
     fn reset(&mut self) {
-        self.targets = None;
-        if !std::mem::take(&mut self.is_refused) {
+        self.told = None;
+        if !std::mem::take(&mut self.may_not_watch) {
             (self.position, self.slices) = (Position::start(), Slices::default());
         }
     }

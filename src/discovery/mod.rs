@@ -21,8 +21,9 @@ mod resolver;
 mod servers;
 mod srv;
 mod told;
+mod words;
 
-pub(crate) use consul::{ConsulQuery, ConsulSettings, ToTarget};
+pub(crate) use consul::{ConsulQuery, ConsulSettings};
 pub(crate) use etcd::{EtcdQuery, EtcdSettings, ParseValue};
 pub(crate) use follow::{DiscoveryServices, follow, settle};
 pub(crate) use found_endpoints::literal;

@@ -37,6 +37,13 @@ const SECRET_ANSWER_MAX: usize = 64 * 1024;
 const ASIDE: usize = 64 * 1024;
 /// For name, token and CAs of a request; the rest has the query's own patience.
 const PREPARATION: Duration = Duration::from_secs(10);
+/// TLS by the CAs on disk is used so long, unless a request fails: Consul may be asked each second, and the host's own CAs take
+/// milliseconds.
+const TLS_AGE: Duration = Duration::from_secs(60);
+/// What comes in lines is told no more often than that, so that a store with many writes costs no more than one with few.
+const PACE: Duration = Duration::from_millis(200);
+/// For connecting and TLS.
+const CONNECTION: Duration = Duration::from_secs(10);
 
 /// What the server said about the endpoints; `None`: they are those of before.
 pub(super) type RemoteResult = Option<Said>;
@@ -136,6 +143,8 @@ struct Asking {
     /// Absent while an answer is read on another thread.
     query: Option<Box<dyn RemoteQuery>>,
     preparing: BlockingTask<Result<Prepared, String>>,
+    /// What was read of the CAs, and when.
+    tls: Option<(Arc<ClientConfig>, Instant)>,
     has_some: Arc<AtomicBool>,
     results: mpsc::Sender<RemoteResult>,
 }
@@ -162,6 +171,7 @@ impl Asking {
             resolver,
             rng,
             preparing: BlockingTask::default(),
+            tls: None,
             has_some,
             results,
         }
@@ -183,6 +193,7 @@ impl Asking {
                         return;
                     }
                     self.query.get_or_insert_with(|| (self.source.query)()).reset();
+                    self.tls = None;
                     let lasted = clock::now().saturating_duration_since(begun);
                     let has_some = self.has_some.load(Ordering::Relaxed);
                     alarm::sleep(self.schedule.record_failure(lasted, has_some, &mut self.rng)).await;
@@ -214,7 +225,9 @@ impl Asking {
         let url = self.url().below(&target);
         let addresses = within(until, self.addresses(&url)).await.map_err(|error| self.about(&error))?;
         let request = HttpRequest { method, url: &url, headers, body };
-        let terms = HttpTerms { addresses: &addresses, tls, until: clock::now() + patience };
+        let now = clock::now();
+        let terms =
+            HttpTerms { addresses: &addresses, tls, connected_by: now + CONNECTION, until: now + patience };
         let mut response = http::open(request, terms).await.map_err(|error| error.to_string())?;
         if reads == RemoteReads::Lines && response.status == 200 {
             return self.read_lines(&mut response, patience).await;
@@ -222,47 +235,79 @@ impl Asking {
         let body = whole(&mut response, reads, clock::now() + patience).await;
         let body = body.map_err(|error| self.about(&error))?;
         let progress = self.take(response.status, response.headers, body).await?;
-        Ok(self.pass_on(progress).await)
+        Ok(match self.result_of(progress) {
+            Some(result) => self.tell(result).await,
+            None => Asked::Well,
+        })
     }
 
     async fn read_lines(&mut self, response: &mut HttpResponse, patience: Duration) -> Result<Asked, String> {
+        let mut paced = Paced { held: None, due: clock::now() };
+        let asked = self.read_lines_into(&mut paced, response, patience).await;
+        // What came before an error or the end was true.
+        match paced.held {
+            Some(result) if !matches!(asked, Ok(Asked::Unwanted)) => {
+                let told = self.tell(result).await;
+                asked.map(|_| told)
+            }
+            _ => asked,
+        }
+    }
+
+    async fn read_lines_into(
+        &mut self,
+        paced: &mut Paced,
+        response: &mut HttpResponse,
+        patience: Duration,
+    ) -> Result<Asked, String> {
         let mut lines = Lines::default();
         let renewal = self.query.as_ref().and_then(|query| query.renewal());
         // Not all hosts at once.
         let renewal = renewal.map(|after| backoff::jittered(after, 0.2, &mut self.rng));
+        let silence = renewal.unwrap_or(patience);
+        let mut silent_until = clock::now() + silence;
+        let begun = self.query.as_mut().ok_or("it is being read")?.begin_lines();
+        paced.hold(self.result_of(begun));
         loop {
             while let Some(line) = lines.next() {
                 // Those who read lines look at no header.
                 let progress = self.take(response.status, HeaderMap::new(), line.into()).await?;
                 let is_over = progress == RemoteProgress::Anew;
-                if matches!(self.pass_on(progress).await, Asked::Unwanted) {
-                    return Ok(Asked::Unwanted);
-                }
+                paced.hold(self.result_of(progress));
                 if is_over {
                     return Ok(Asked::Well);
                 }
             }
-            let silence = renewal.unwrap_or(patience);
-            match alarm::timeout_at(clock::now() + silence, response.chunk()).await {
-                Ok(Ok(Some(data))) => lines.push(&data).map_err(|error| self.about(&error))?,
+            if let Some(result) = paced.take_due(clock::now())
+                && matches!(self.tell(result).await, Asked::Unwanted)
+            {
+                return Ok(Asked::Unwanted);
+            }
+            let until = paced.held.as_ref().map_or(silent_until, |_| paced.due.min(silent_until));
+            match alarm::timeout_at(until, response.chunk()).await {
+                Ok(Ok(Some(data))) => {
+                    silent_until = clock::now() + silence;
+                    lines.push(&data).map_err(|error| self.about(&error))?;
+                }
                 // Servers end watches now and then.
                 Ok(Ok(None)) => return Ok(Asked::Well),
                 Ok(Err(error)) => return Err(error.to_string()),
+                Err(alarm::Elapsed) if until < silent_until => {}
                 Err(alarm::Elapsed) if renewal.is_some() => return Ok(Asked::Well),
                 Err(alarm::Elapsed) => return Err(self.about(&format!("nothing came for {patience:?}"))),
             }
         }
     }
 
-    async fn pass_on(&self, progress: RemoteProgress) -> Asked {
-        let result = match progress {
+    /// What is told of an answer; `None`: nothing.
+    fn result_of(&self, progress: RemoteProgress) -> Option<RemoteResult> {
+        Some(match progress {
             RemoteProgress::Targets(targets) => Some(Said::Targets(targets, None)),
             RemoteProgress::Partly(targets, error) => Some(Said::Targets(targets, Some(self.about(&error)))),
             RemoteProgress::Unusable(error) => Some(Said::Error(self.about(&error))),
             RemoteProgress::Unchanged => None,
-            RemoteProgress::NotYet | RemoteProgress::Anew => return Asked::Well,
-        };
-        self.tell(result).await
+            RemoteProgress::NotYet | RemoteProgress::Anew => return None,
+        })
     }
 
     /// Has the query read an answer, on a thread of its own if that takes long.
@@ -287,17 +332,23 @@ impl Asking {
     /// Reads secret and CAs for each request, so that they may be replaced. A file system may hang; then that reading is waited for again,
     /// and no other one is begun.
     async fn prepare(&mut self) -> Result<Prepared, String> {
-        let RemoteSource { token, roots, servers, .. } = &self.source;
-        let roots = servers.iter().any(HttpUrl::is_tls).then(|| roots.clone());
+        let RemoteSource { token, roots, .. } = &self.source;
+        let known = self.tls.as_ref().filter(|(_, read)| clock::now() < *read + TLS_AGE);
+        let known = known.filter(|_| self.url().is_tls()).map(|(tls, _)| Arc::clone(tls));
+        let roots = (self.url().is_tls() && known.is_none()).then(|| roots.clone());
         if token.is_none() && roots.is_none() {
-            return Ok(Prepared::default());
+            return Ok(Prepared { token: None, tls: known });
         }
         if !self.preparing.is_busy() {
             let token = token.clone();
             let begun = self.preparing.begin(move || Prepared::read(token.as_deref(), roots));
             begun.map_err(|error| no_thread(&error))?;
         }
-        self.preparing.join().await.map_err(|_| panicked())?
+        let Prepared { token, tls } = self.preparing.join().await.map_err(|_| panicked())??;
+        if let Some(tls) = &tls {
+            self.tls = Some((Arc::clone(tls), clock::now()));
+        }
+        Ok(Prepared { token, tls: tls.or(known) })
     }
 
     async fn addresses(&self, url: &HttpUrl) -> Result<Vec<SocketAddr>, String> {
@@ -378,6 +429,31 @@ async fn whole(
 
 fn too_long() -> String {
     format!("the answer has more than {} MiB", ANSWER_MAX / 1024 / 1024)
+}
+
+/// What lines came to last, and when it may be told: of many that come at once, the last alone.
+#[derive(Debug)]
+struct Paced {
+    held: Option<RemoteResult>,
+    due: Instant,
+}
+
+impl Paced {
+    fn hold(&mut self, result: Option<RemoteResult>) {
+        // That nothing has changed since says nothing that what is held does not.
+        if let Some(result) = result.filter(|result| self.held.is_none() || result.is_some()) {
+            self.held = Some(result);
+        }
+    }
+
+    fn take_due(&mut self, now: Instant) -> Option<RemoteResult> {
+        if now < self.due {
+            return None;
+        }
+        let result = self.held.take()?;
+        self.due = now + PACE;
+        Some(result)
+    }
 }
 
 /// Cuts a body into lines.
@@ -489,7 +565,7 @@ mod tests {
             HttpUrl::parse(&format!("http://{}", listener.local_addr().unwrap()), http::PlainHttp::Local);
         std::thread::spawn(move || {
             let mut open = Vec::new();
-            for lines in ["bad\ngood\n", "good\n"] {
+            for lines in ["bad\n", "good\n", "bad\nbad\ngood\n"] {
                 let (mut socket, _) = listener.accept().unwrap();
                 assert_ne!(socket.read(&mut [0; 4096]).unwrap(), 0);
                 let length = lines.len();
@@ -507,10 +583,29 @@ mod tests {
             let mut watched = WatchedRemote::new(source, Arc::default(), Rng::with_seed(1));
             [watched.result().await, watched.result().await, watched.result().await]
         });
-        let [bad, good, renewed] = results.await.unwrap();
+        let [bad, good, last_of_many] = results.await.unwrap();
         assert!(matches!(bad, Some(Said::Error(error)) if error.ends_with("/: bad")));
         let empty = || Some(Said::Targets(Vec::new(), None));
-        assert_eq!((good, renewed), (empty(), empty()));
+        assert_eq!((good, last_of_many), (empty(), empty()));
+    }
+
+    /// Each write to a store that is watched was told: compared, sorted and resolved by all that follow it.
+    #[test]
+    fn of_many_lines_the_last_is_told_and_an_unchanged_one_hides_nothing() {
+        let begun = clock::now();
+        let after = |millis| begun + Duration::from_millis(millis);
+        let error = |text: &str| Some(Some(Said::Error(text.into())));
+        let mut paced = Paced { held: None, due: begun };
+        assert_eq!(paced.take_due(begun), None);
+        for one in [error("1"), None, error("2"), Some(None)] {
+            paced.hold(one);
+        }
+        assert_eq!(paced.take_due(begun), error("2"));
+        paced.hold(error("3"));
+        assert_eq!(paced.take_due(after(199)), None, "no sooner");
+        assert_eq!(paced.take_due(after(200)), error("3"));
+        paced.hold(Some(None));
+        assert_eq!(paced.take_due(after(400)), Some(None), "that nothing has changed is told, too");
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
@@ -14,7 +16,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
@@ -30,6 +32,10 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration:
 /// The longest head of an answer, in bytes. hyper reads bodies into a buffer of the same size.
 const HEAD_MAX: usize = 64 * 1024;
 
+/// So many bytes may come before the answer's head is there: any number of heads with a status below 200 may be in front of it (RFC 9110
+/// §15.2).
+const BEFORE_HEAD_MAX: usize = 2 * HEAD_MAX;
+
 /// How a request is made.
 #[derive(Debug, Clone)]
 pub(crate) struct HttpTerms<'a> {
@@ -37,6 +43,8 @@ pub(crate) struct HttpTerms<'a> {
     pub(crate) addresses: &'a [SocketAddr],
     /// For URLs with TLS.
     pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// By when the connection must be there, with TLS.
+    pub(crate) connected_by: Instant,
     /// By when the head of the answer must be there.
     pub(crate) until: Instant,
 }
@@ -62,54 +70,72 @@ impl fmt::Debug for HttpResponse {
 /// # Errors
 /// See [`HttpError`].
 pub(crate) async fn open(request: HttpRequest<'_>, terms: HttpTerms<'_>) -> Result<HttpResponse, HttpError> {
-    let (url, begun, until) = (request.url, clock::now(), terms.until);
-    let exchange = Exchange { url, until, step: Mutex::new("connecting") };
-    match alarm::timeout_at(until, Box::pin(exchange.run(request, terms))).await {
-        Ok(answer) => answer,
-        Err(alarm::Elapsed) => {
-            // As it was set, without the moment that has passed since.
-            let after = Duration::from_secs_f64(
-                (until.saturating_duration_since(begun).as_secs_f64() * 100.0).round() / 100.0,
-            );
-            Err(HttpError::TimedOut { url: url.to_string(), step: *exchange.step.lock(), after })
-        }
-    }
+    let url = request.url;
+    let exchange = Exchange { url, step: Mutex::new("connecting") };
+    let request = request_of(request)?;
+    let (connected_by, until) = (terms.connected_by.min(terms.until), terms.until);
+    let stream = exchange.within(connected_by, exchange.connect(&terms, connected_by)).await?;
+    *exchange.step.lock() = "waiting for the answer";
+    exchange.within(until, exchange.talk(stream, request)).await
 }
+
+/// A connection, over which a request may be sent.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 struct Exchange<'a> {
     url: &'a HttpUrl,
-    until: Instant,
     /// What it is doing, in words.
     step: Mutex<&'static str>,
 }
 
 impl Exchange<'_> {
-    async fn run(&self, request: HttpRequest<'_>, terms: HttpTerms<'_>) -> Result<HttpResponse, HttpError> {
-        let request = request_of(request)?;
+    async fn within<T>(
+        &self,
+        until: Instant,
+        work: impl Future<Output = Result<T, HttpError>>,
+    ) -> Result<T, HttpError> {
+        let begun = clock::now();
+        match alarm::timeout_at(until, Box::pin(work)).await {
+            Ok(result) => result,
+            Err(alarm::Elapsed) => {
+                // As it was set, without the moment that has passed since.
+                let after = Duration::from_secs_f64(
+                    (until.saturating_duration_since(begun).as_secs_f64() * 100.0).round() / 100.0,
+                );
+                Err(HttpError::TimedOut { url: self.url.to_string(), step: *self.step.lock(), after })
+            }
+        }
+    }
+
+    async fn connect(&self, terms: &HttpTerms<'_>, until: Instant) -> Result<Box<dyn Stream>, HttpError> {
         if let Some(socket) = self.url.socket() {
             let stream = UnixStream::connect(socket).await.map_err(|error| self.failed(error))?;
-            return self.talk(stream, request).await;
+            return Ok(Box::new(stream));
         }
-        let socket = self.connect(terms.addresses).await?;
-        let Some(config) = terms.tls.filter(|_| self.url.is_tls) else {
-            return self.talk(socket, request).await;
-        };
+        let socket = self.connect_to_one(terms.addresses, until).await?;
+        if !self.url.is_tls {
+            return Ok(Box::new(socket));
+        }
+        let missing = || HttpError::Local(self.url.to_string(), "no CAs were read for it".into());
+        let config = terms.tls.clone().ok_or_else(missing)?;
         *self.step.lock() = "the TLS handshake";
         let name = ServerName::try_from(self.url.host.clone()).expect("it was read before");
         let stream = TlsConnector::from(config).connect(name, socket).await;
-        self.talk(stream.map_err(|error| self.failed(tls::https_failure(&error)))?, request).await
+        Ok(Box::new(stream.map_err(|error| self.failed(tls::https_failure(&error)))?))
     }
 
     fn failed(&self, reason: impl fmt::Display) -> HttpError {
         HttpError::Step { url: self.url.to_string(), step: *self.step.lock(), reason: reason.to_string() }
     }
 
-    async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, HttpError> {
+    async fn connect_to_one(&self, addresses: &[SocketAddr], until: Instant) -> Result<TcpStream, HttpError> {
         let mut reason = "the name has no address".to_owned();
         for (index, address) in addresses.iter().enumerate() {
             let until = match addresses.len() - index {
-                1 => self.until,
-                _ => self.until.min(clock::now() + CONNECT),
+                1 => until,
+                _ => until.min(clock::now() + CONNECT),
             };
             match alarm::timeout_at(until, TcpStream::connect(address)).await {
                 Ok(Ok(socket)) => {
@@ -126,10 +152,11 @@ impl Exchange<'_> {
 
     async fn talk(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        stream: Box<dyn Stream>,
         request: Request<Full<Bytes>>,
     ) -> Result<HttpResponse, HttpError> {
-        *self.step.lock() = "waiting for the answer";
+        let credit = Arc::new(AtomicUsize::new(BEFORE_HEAD_MAX));
+        let stream = Bounded { stream, credit: Arc::clone(&credit) };
         let handshake = http1::Builder::new().max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.failed(error))?;
         // Its own error is one of the answer, too.
@@ -141,6 +168,7 @@ impl Exchange<'_> {
             () = &mut connection => (answering.await, true),
         };
         let answer: Response<Incoming> = answer.map_err(|error| self.failed(error))?;
+        credit.store(usize::MAX, Ordering::Relaxed);
         let status = answer.status();
         if status.is_redirection() {
             return Err(HttpError::Redirect(self.url.to_string(), status.as_u16()));
@@ -149,6 +177,62 @@ impl Exchange<'_> {
         let connection = (!is_over).then_some(connection);
         let (url, headers) = (self.url.to_string(), head.headers);
         Ok(HttpResponse { url, status: status.as_u16(), headers, body, connection })
+    }
+}
+
+/// A connection that ends when more was read than there is credit for.
+struct Bounded {
+    stream: Box<dyn Stream>,
+    credit: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let credit = self.credit.load(Ordering::Relaxed);
+        if credit == usize::MAX {
+            return Poll::Ready(Ok(()));
+        }
+        let Some(left) = credit.checked_sub(buffer.filled().len() - before) else {
+            return Poll::Ready(Err(std::io::Error::other("too much came before the answer")));
+        };
+        self.credit.store(left, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 

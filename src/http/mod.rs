@@ -111,7 +111,8 @@ pub(crate) fn send(request: HttpRequest<'_>, roots: &Roots) -> Result<HttpAnswer
     let until = clock::now() + DEADLINE;
     let answering = Box::pin(async {
         let addresses = look_up(url).await?;
-        let mut answer = open(request, HttpTerms { addresses: &addresses, tls, until }).await?;
+        let mut answer =
+            open(request, HttpTerms { addresses: &addresses, tls, connected_by: until, until }).await?;
         let mut body = Zeroizing::new(Vec::with_capacity(ANSWER_MAX));
         answer.read_into(&mut body).await?;
         let retry_after = retry_after(&answer.headers);
@@ -234,7 +235,10 @@ mod tests {
                 .concat()
                 .into_boxed_slice(),
         );
+        let before: &'static [u8] =
+            Box::leak(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(10_000).into_boxed_slice());
         for (answer, expected) in [
+            (before, "waiting for the answer failed"),
             (&b"HTTP/1.1 302 Found\r\nLocation: https://evil.test/\r\n\r\n"[..], "redirect (HTTP 302)"),
             (b"HTTP/1.1 307 There\r\nLocation: /other\r\n\r\n", "redirect (HTTP 307)"),
             (long, "more than 65536 bytes"),

@@ -17,9 +17,10 @@ pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
         path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut name = OsString::from(".");
     name.push(path.file_name().ok_or(io::ErrorKind::InvalidFilename)?);
-    name.push(".new");
+    // While a process is replaced by its successor, both may write the file.
+    name.push(format!(".{}.new", std::process::id()));
     let beside = folder.join(name);
-    // Of an earlier process that was killed in the middle.
+    // Of an earlier process with our number that was killed in the middle.
     let _ = fs::remove_file(&beside);
     let written = write_new(&beside, &path, folder, content).and_then(|()| fs::rename(&beside, &path));
     if written.is_err() {

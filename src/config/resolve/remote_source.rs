@@ -8,10 +8,10 @@ use rustls::pki_types::ServerName;
 use super::endpoint::{ClusterContext, parse, target};
 use super::listener::{said, unix_path};
 use super::{SettingsBuilder, address};
-use crate::cluster::{OriginKind, RemoteQuery, RemoteSource};
+use crate::cluster::{OriginKind, RemoteQuery, RemoteSource, ToTarget};
 use crate::config::mistakes::SourceLocation;
 use crate::config::raw::Section;
-use crate::discovery::{ConsulQuery, ConsulSettings, EtcdQuery, EtcdSettings, ParseValue, ToTarget};
+use crate::discovery::{ConsulQuery, ConsulSettings, EtcdQuery, EtcdSettings, ParseValue};
 use crate::http::{HttpUrl, PlainHttp};
 use crate::tls::Roots;
 

@@ -1,5 +1,7 @@
 //! Answers as Consul writes them, and what is asked next.
 
+use std::sync::Arc;
+
 use hyper::header::HeaderValue;
 
 use super::*;

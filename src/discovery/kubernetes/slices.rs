@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::endpoint_slice::{EndpointSlice, PortChoice, Readiness, SliceEndpoint, SlicePort};
-use crate::cluster::Target;
-use crate::discovery::consul::ToTarget;
+use crate::cluster::{Target, ToTarget};
+use crate::discovery::words;
 use crate::escape::escaped;
 
 /// The most slices that are held; with Kubernetes' own size of 100, far more endpoints than a cluster may have.
@@ -84,20 +84,24 @@ impl Slices {
         self.by_name.values().map(|(slice, _)| slice)
     }
 
-    /// The endpoints to use, by address and port.
+    /// The endpoints to use, by address and port, and what is wrong with others.
     ///
     /// # Errors
-    /// The port is not clear, or an address is none.
-    pub(super) fn targets(&self, choice: &EndpointChoice) -> Result<Vec<Target>, String> {
+    /// The port is not clear.
+    pub(super) fn targets(&self, choice: &EndpointChoice) -> Result<(Vec<Target>, Option<String>), String> {
         let candidates = usable(self.candidates(&choice.port)?);
         let zone = choice.zone.as_deref().filter(|zone| counts(&candidates, zone));
-        let targets = candidates.iter().map(|((host, port), candidate)| {
-            let mut target = (choice.to_target)(host, *port, 1)
-                .map_err(|reason| format!("endpoint {}: {reason}", escaped(host)))?;
-            target.priority = zone.map_or(0, |zone| u32::from(!candidate.endpoint.is_for(zone)));
-            Ok(target)
-        });
-        targets.collect()
+        let (mut targets, mut complaints) = (Vec::with_capacity(candidates.len()), Vec::new());
+        for ((host, port), candidate) in &candidates {
+            match (choice.to_target)(host, *port, 1) {
+                Ok(target) => {
+                    let priority = zone.map_or(0, |zone| u32::from(!candidate.endpoint.is_for(zone)));
+                    targets.push(Target { priority, ..target });
+                }
+                Err(reason) => complaints.push(format!("endpoint {}: {reason}", words::shown(host))),
+            }
+        }
+        Ok((targets, words::first_and_count(&complaints)))
     }
 
     /// Those that are ready or terminating. One may be in several slices for a moment; then it is as good as the best says.

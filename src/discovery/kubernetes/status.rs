@@ -4,10 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::escape::escaped;
-
-/// Of the server's text so many characters are shown: a refusal by RBAC has some 200.
-const SHOWN: usize = 300;
+use crate::discovery::words;
 
 /// An error, as the API has it.
 #[derive(Deserialize, Default)]
@@ -25,26 +22,26 @@ impl Status {
     pub(super) const fn is_gone(&self) -> bool {
         self.code == 410
     }
+
+    fn text(&self) -> &str {
+        if self.message.is_empty() { &self.reason } else { &self.message }
+    }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = if self.message.is_empty() { &self.reason } else { &self.message };
-        let shown: String = text.chars().take(SHOWN).collect();
-        f.write_str(&escaped(&shown))
+        let text = self.text();
+        f.write_str(&words::shown(text))
     }
 }
 
 /// Why an answer with that HTTP status is of no use. `what`: the verb, and what for.
 pub(super) fn refusal(code: u16, body: &[u8], what: &str, has_token: bool) -> String {
     let said = serde_json::from_slice::<Status>(body).unwrap_or_else(|_| Status {
-        message: String::from_utf8_lossy(body).trim().to_owned(),
+        message: String::from_utf8_lossy(body).into_owned(),
         ..Status::default()
     });
-    let said = match said.to_string() {
-        text if text.is_empty() => text,
-        text => format!(": {text}"),
-    };
+    let said = words::and_says(said.text());
     match code {
         401 if has_token => format!("the token is not accepted (HTTP 401{said})"),
         401 | 403 if !has_token => format!("it wants a token (HTTP {code}{said})"),

@@ -6,8 +6,8 @@ use hyper::header::HeaderMap;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cluster::ToTarget;
 use crate::cluster::{Address, Host};
-use crate::discovery::consul::ToTarget;
 
 fn query(adjust: impl FnOnce(&mut EndpointChoice)) -> KubernetesQuery {
     let to_target: ToTarget = Arc::new(|host, port, weight| {
