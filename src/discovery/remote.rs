@@ -26,7 +26,7 @@ use crate::credentials::secret_of;
 use crate::http::{self, HttpRequest, HttpResponse, HttpTerms, HttpUrl};
 use crate::policy::ask_schedule::{AskSchedule, RETRY_MAX_EMPTY};
 use crate::policy::backoff;
-use crate::tls::{self, Roots};
+use crate::tls::{self, CredentialFiles, Roots};
 use crate::{alarm, clock};
 
 /// The longest answer, and the longest line of one, in bytes: 4096 services of Consul with long metadata have some 10 MB.
@@ -371,7 +371,10 @@ struct Prepared {
 impl Prepared {
     fn read(token: Option<&Path>, roots: Option<Roots>) -> Result<Self, String> {
         let token = token.map(secret_of).transpose()?;
-        let tls = roots.map(tls::https_config).transpose().map_err(|error| error.to_string())?;
+        let tls = roots
+            .map(|roots| tls::https_config(roots, &CredentialFiles::default()))
+            .transpose()
+            .map_err(|error| error.to_string())?;
         Ok(Self { token, tls })
     }
 }

@@ -20,7 +20,7 @@ pub(crate) use encoding::{KEPT, form, percent_encoded};
 pub(crate) use exchange::{HttpResponse, HttpTerms, open};
 pub(crate) use url::{HttpUrl, PlainHttp};
 
-use crate::tls::{self, Roots};
+use crate::tls::{self, CredentialFiles, Roots};
 use crate::{alarm, clock, workers};
 
 /// For the whole of a request: names, connection, TLS, answer.
@@ -106,7 +106,8 @@ pub(crate) enum HttpError {
 pub(crate) fn send(request: HttpRequest<'_>, roots: &Roots) -> Result<HttpAnswer, HttpError> {
     let url = request.url;
     let local = |error: std::io::Error| HttpError::Local(url.to_string(), error.to_string());
-    let tls = url.is_tls().then(|| tls::https_config(roots.clone())).transpose()?;
+    let tls =
+        url.is_tls().then(|| tls::https_config(roots.clone(), &CredentialFiles::default())).transpose()?;
     let runtime = workers::runtime().map_err(local)?;
     let until = clock::now() + DEADLINE;
     let answering = Box::pin(async {

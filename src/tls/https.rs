@@ -14,7 +14,7 @@ use super::{
 ///
 /// # Errors
 /// The CAs cannot be used.
-pub(crate) fn https_config(roots: Roots) -> Result<Arc<ClientConfig>, SetupError> {
+pub(crate) fn https_config(roots: Roots, files: &CredentialFiles) -> Result<Arc<ClientConfig>, SetupError> {
     let terms = PeerVerification {
         verify: Verify::Full,
         roots,
@@ -29,7 +29,7 @@ pub(crate) fn https_config(roots: Roots) -> Result<Arc<ClientConfig>, SetupError
         min_version: MinVersion::Tls12,
         start: TlsStart::Direct,
     };
-    let originator = Originator::new(&settings, &CredentialFiles::default())?;
+    let originator = Originator::new(&settings, files)?;
     let shared = &originator.0;
     let config = shared.client_config(None, &shared.trust.current(), Arc::default(), false);
     config.map(Arc::new).map_err(SetupError::Versions)

@@ -19,7 +19,7 @@ impl SettingsBuilder<'_> {
 
     /// Reports a mistake if nothing can be verified by these CAs. For requests over TLS alone: the host's own are read for it.
     pub(super) fn require_https_roots(&mut self, section: &Section, roots: &Roots) {
-        if let Err(error) = https_config(roots.clone()) {
+        if let Err(error) = https_config(roots.clone(), &self.host.credential_files) {
             self.findings.mistake(&section.at("ca"), error.to_string());
         }
     }

@@ -32,17 +32,23 @@ impl SettingsBuilder<'_> {
             Some(address) => self.remote_server(section, &section.at("address"), address),
             None => self.own_api_server(section),
         };
-        // Without an API server the rest would be reported as missing, too.
-        let (server, is_own) = (server?, address.is_none());
-        let (namespace, token) = (self.namespace(section, is_own), self.account_token(section, is_own));
-        let (roots, port) =
-            (self.api_roots(section, is_own, &server), port_choice(section.optional_text("port")?));
-        let choice = EndpointChoice { port, zone: zone.map(ToOwned::to_owned), to_target: to_target(around) };
+        let is_own = address.is_none();
+        let port = self.port_choice(section);
+        // Outside a pod the rest of it would be reported as missing, too.
+        let is_nowhere = is_own && server.is_none();
+        let (namespace, token) = if is_nowhere {
+            (None, None)
+        } else {
+            (self.namespace(section, is_own), self.account_token(section, is_own))
+        };
+        let roots = if is_nowhere { None } else { self.api_roots(section, is_own, server.as_ref()) };
+        let choice =
+            EndpointChoice { port: port?, zone: zone.map(ToOwned::to_owned), to_target: to_target(around) };
         let settings = KubernetesSettings { namespace: namespace?, service: service?, choice };
         Some(RemoteSource {
             kind: OriginKind::Kubernetes,
             name: name_of(&settings),
-            servers: vec![server],
+            servers: vec![server?],
             roots: roots?,
             token: token?,
             accepts_empty: accepts_empty(section)?,
@@ -95,20 +101,32 @@ impl SettingsBuilder<'_> {
         self.account_file(section, "token").map(Some)
     }
 
-    fn api_roots(&mut self, section: &Section, is_own: bool, server: &HttpUrl) -> Option<Roots> {
+    fn api_roots(&mut self, section: &Section, is_own: bool, server: Option<&HttpUrl>) -> Option<Roots> {
         let roots = match section.optional_text("ca")? {
             Some(_) => self.https_roots(section)?,
             None if is_own => self.account_file(section, "ca.crt").map(Roots::File)?,
             None => Roots::System,
         };
-        if server.is_tls() {
-            self.require_https_roots(section, &roots);
+        if let Some(server) = server {
+            self.judge_transport(section, std::slice::from_ref(server), &roots);
         }
         Some(roots)
     }
 
     fn account_file(&mut self, section: &Section, name: &str) -> Option<PathBuf> {
         self.readable(&format!("{ACCOUNT}/{name}"), &section.at)
+    }
+
+    fn port_choice(&mut self, section: &Section) -> Option<PortChoice> {
+        let Some(text) = section.optional_text("port")? else { return Some(PortChoice::Only) };
+        Some(match text.parse() {
+            Ok(0) => {
+                self.findings.mistake(&section.at("port"), "0 is no port");
+                return None;
+            }
+            Ok(number) => PortChoice::Number(number),
+            Err(_) => PortChoice::Named(text.to_owned()),
+        })
     }
 
     fn kubernetes_name(&mut self, section: &Section, key: &str, name: String) -> Option<String> {
@@ -120,16 +138,6 @@ impl SettingsBuilder<'_> {
             format!("{} is no name in Kubernetes: it has small letters, digits and `-`", quoted(&name));
         self.findings.mistake(&section.at(key), words);
         None
-    }
-}
-
-fn port_choice(text: Option<&str>) -> PortChoice {
-    match text {
-        None => PortChoice::Only,
-        Some(text) => match text.parse() {
-            Ok(number) if number != 0 => PortChoice::Number(number),
-            _ => PortChoice::Named(text.to_owned()),
-        },
     }
 }
 

@@ -11,14 +11,24 @@ use super::{SettingsBuilder, address};
 use crate::cluster::{OriginKind, RemoteQuery, RemoteSource, ToTarget};
 use crate::config::mistakes::SourceLocation;
 use crate::config::raw::Section;
+use crate::credentials::secret_of;
 use crate::discovery::{ConsulQuery, ConsulSettings, EtcdQuery, EtcdSettings, ParseValue};
 use crate::http::{HttpUrl, PlainHttp};
 use crate::tls::Roots;
 
 impl SettingsBuilder<'_> {
     pub(super) fn consul(&mut self, consul: &Section, around: &ClusterContext) -> Option<RemoteSource> {
+        let service = consul.text("service");
+        if service.is_some_and(str::is_empty) {
+            self.findings.mistake(&consul.at("service"), "is empty");
+        }
+        let server =
+            consul.text("address").and_then(|text| self.remote_server(consul, &consul.at("address"), text));
+        let servers = server.map(|server| vec![server]);
+        let token = self.remote_secret(consul, "token");
+        let roots = self.remote_roots(consul, servers.as_deref());
         let settings = ConsulSettings {
-            service: consul.text("service")?.to_owned(),
+            service: service?.to_owned(),
             tags: texts(consul, "tags")?,
             datacenter: owned(consul, "datacenter")?,
             namespace: owned(consul, "namespace")?,
@@ -27,17 +37,12 @@ impl SettingsBuilder<'_> {
             is_stale: consul.boolean("stale")?,
             to_target: to_target(around),
         };
-        if settings.service.is_empty() {
-            self.findings.mistake(&consul.at("service"), "is empty");
-        }
         let name = settings.describe();
         let query = Arc::new(move || Box::new(ConsulQuery::new(settings.clone())) as Box<dyn RemoteQuery>);
-        let servers = vec![self.remote_server(consul, &consul.at("address"), consul.text("address")?)?];
-        let (token, roots) = (self.remote_secret(consul, "token"), self.remote_roots(consul, &servers));
         Some(RemoteSource {
             kind: OriginKind::Consul,
             name,
-            servers,
+            servers: servers?,
             roots: roots?,
             token: token?,
             accepts_empty: accepts_empty(consul)?,
@@ -47,34 +52,49 @@ impl SettingsBuilder<'_> {
     }
 
     pub(super) fn etcd(&mut self, etcd: &Section, around: &ClusterContext) -> Option<RemoteSource> {
-        let (prefix, user) = (etcd.text("prefix")?.to_owned(), owned(etcd, "user")?);
-        if prefix.is_empty() {
+        let (prefix, user) = (etcd.text("prefix"), owned(etcd, "user")?);
+        if prefix.is_some_and(str::is_empty) {
             self.findings.mistake(&etcd.at("prefix"), "is empty, and all keys of the store begin with that");
         }
         if user.is_some() != etcd.is_given("password") {
             let (one, other) = if user.is_some() { ("user", "password") } else { ("password", "user") };
             self.findings.mistake(&etcd.at(one), format!("needs `{other}` beside it"));
         }
-        let written = said(etcd, "address")?;
-        if written.is_empty() {
-            self.findings.mistake(&etcd.at("address"), "the list is empty; at least one member is needed");
-        }
-        let servers: Vec<_> =
-            written.iter().map(|(at, text)| self.remote_server(etcd, at, (*text)?)).collect();
-        let servers: Vec<_> = servers.into_iter().collect::<Option<_>>()?;
-        let (token, roots) = (self.remote_secret(etcd, "password"), self.remote_roots(etcd, &servers));
+        let servers = self.remote_servers(etcd, "address");
+        let token = self.remote_secret(etcd, "password");
+        let roots = self.remote_roots(etcd, servers.as_deref());
+        let prefix = prefix?.to_owned();
         let settings = EtcdSettings { prefix: prefix.clone(), user, parse: parse_value(around) };
         let query = Arc::new(move || Box::new(EtcdQuery::new(settings.clone())) as Box<dyn RemoteQuery>);
         Some(RemoteSource {
             kind: OriginKind::Etcd,
             name: prefix,
-            servers,
+            servers: servers?,
             roots: roots?,
             token: token?,
             accepts_empty: accepts_empty(etcd)?,
             server_name: shown(around),
             query,
         })
+    }
+
+    /// The URLs of several servers, under a key that has one or a list.
+    pub(super) fn remote_servers(&mut self, section: &Section, key: &str) -> Option<Vec<HttpUrl>> {
+        let written = said(section, key)?;
+        if written.is_empty() {
+            self.findings.mistake(&section.at(key), "the list is empty; at least one member is needed");
+        }
+        let mut servers: Vec<Option<HttpUrl>> = Vec::with_capacity(written.len());
+        for (at, text) in written {
+            let server = text.and_then(|text| self.remote_server(section, &at, text));
+            if let Some(server) =
+                server.as_ref().filter(|server| servers.iter().flatten().any(|one| one == *server))
+            {
+                self.findings.mistake(&at, format!("{server} is in the list twice"));
+            }
+            servers.push(server);
+        }
+        servers.into_iter().collect()
     }
 
     /// The URL of a server.
@@ -90,8 +110,12 @@ impl SettingsBuilder<'_> {
             return Some(HttpUrl::at_socket(path));
         }
         let plain = if section.boolean("allow_plaintext")? { PlainHttp::Anywhere } else { PlainHttp::Local };
-        let url = HttpUrl::parse(text, plain);
-        url.map_err(|reason| self.findings.mistake(at, format!("{} {reason}", text.escape_default()))).ok()
+        let is_only_plain = || plain == PlainHttp::Local && HttpUrl::parse(text, PlainHttp::Anywhere).is_ok();
+        let url = HttpUrl::parse(text, plain).map_err(|reason| {
+            let way = if is_only_plain() { "; `allow_plaintext: true` allows it" } else { "" };
+            self.findings.mistake(at, format!("{} {reason}{way}", text.escape_default()));
+        });
+        url.ok()
     }
 
     /// The file of the secret under that key, if it is given.
@@ -99,16 +123,37 @@ impl SettingsBuilder<'_> {
         if !section.is_given(key) {
             return Some(None);
         }
-        self.secret_file(section.section(key)?).map(Some)
+        let section = section.section(key)?;
+        let path = self.secret_file(section)?;
+        if let Err(reason) = secret_of(&path) {
+            // Whoever writes it may do so later.
+            self.findings
+                .warning(&section.at("file"), format!("{reason}; it is read again for each request"));
+        }
+        Some(Some(path))
     }
 
-    /// The CAs of these servers.
-    fn remote_roots(&mut self, section: &Section, servers: &[HttpUrl]) -> Option<Roots> {
+    /// The CAs of these servers; `None` where they are not known.
+    fn remote_roots(&mut self, section: &Section, servers: Option<&[HttpUrl]>) -> Option<Roots> {
         let roots = self.https_roots(section)?;
-        if servers.iter().any(HttpUrl::is_tls) {
-            self.require_https_roots(section, &roots);
+        if let Some(servers) = servers {
+            self.judge_transport(section, servers, &roots);
         }
         Some(roots)
+    }
+
+    /// Reports CAs that cannot be used, and keys that would change nothing for these servers.
+    pub(super) fn judge_transport(&mut self, section: &Section, servers: &[HttpUrl], roots: &Roots) {
+        if servers.iter().any(HttpUrl::is_tls) {
+            self.require_https_roots(section, roots);
+        } else if section.is_given("ca") {
+            self.findings.mistake(&section.at("ca"), "has no effect: no server of these is asked by https");
+        }
+        let is_plain = |server: &HttpUrl| !server.is_tls() && server.socket().is_none();
+        if section.is_given("allow_plaintext") && !servers.iter().any(is_plain) {
+            let words = "has no effect: no server of these is asked by http";
+            self.findings.mistake(&section.at("allow_plaintext"), words);
+        }
     }
 }
 

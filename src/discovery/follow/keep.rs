@@ -24,8 +24,11 @@ impl Following {
 
     /// Nothing else is known, so what was kept is used.
     fn use_kept(&mut self, KeptEndpoints { mut endpoints, written }: KeptEndpoints) {
-        endpoints.retain(|one| !self.is_loop(one));
-        if !self.applied.is_empty() || endpoints.is_empty() {
+        if !self.applied.is_empty() {
+            return;
+        }
+        self.leave_out_loops(&mut endpoints);
+        if endpoints.is_empty() {
             return;
         }
         let age = clock::wall().duration_since(written).unwrap_or_default();

@@ -8,13 +8,15 @@ use crate::discovery::told::Told;
 
 impl Following {
     pub(super) fn report(&self, has_names_settled: bool) -> DiscoveryStatus {
+        // Of an address that a service, file or server names; one of a name is the name's.
+        let dial_loop = self.loops.iter().find(|(host, _)| !self.follows_name(host)).map(|(_, error)| error);
         let service = self.service.as_ref().map(|asking| Origin {
             kind: OriginKind::Service,
             name: asking.service.name.clone(),
             found: self.targets.len(),
             succeeded: asking.succeeded,
             due: Some(asking.schedule.due()),
-            error: asking.error.clone(),
+            error: asking.error.as_ref().or(dial_loop).cloned(),
         });
         let told = |kind, name: String, told: &Told| Origin {
             kind,
@@ -22,7 +24,7 @@ impl Following {
             found: self.targets.len(),
             succeeded: told.succeeded,
             due: None,
-            error: told.error.clone(),
+            error: told.error.as_ref().or(dial_loop).cloned(),
         };
         let file = self.file.as_ref();
         let file = file.map(|file| told(OriginKind::File, file.file.path.display().to_string(), &file.told));
@@ -46,6 +48,10 @@ impl Following {
         let is_complete = is_settled && !self.in_flight.keys().any(|one| matches!(one, Question::Late(..)));
         let (endpoints, kept, is_of_source) = (self.applied.len(), self.kept, self.is_of_source);
         DiscoveryStatus { is_settled, is_complete, endpoints, is_of_source, kept, origins }
+    }
+
+    fn follows_name(&self, host: &str) -> bool {
+        self.names.keys().any(|name| name.trim_end_matches('.') == host)
     }
 
     /// Counts an answer in the metrics, and logs it.

@@ -12,6 +12,9 @@ use crate::cluster::{Address, Host};
 fn query(adjust: impl FnOnce(&mut EndpointChoice)) -> KubernetesQuery {
     let to_target: ToTarget = Arc::new(|host, port, weight| {
         let host = host.parse().map_or_else(|_| Host::Name(host.into()), Host::Ip);
+        if host == Host::Name("bad".into()) {
+            return Err("is no name".into());
+        }
         let address = Address { host, port };
         Ok(Target { address, weight, priority: 0, server_name: std::net::Ipv4Addr::LOCALHOST.into() })
     });
@@ -368,6 +371,43 @@ fn a_role_without_watch_does_not_list_for_ever() {
     // What ends otherwise is listed again.
     asked.reset();
     assert!(asked.request(None).target.ends_with("&limit=32"));
+}
+
+/// The version that a watch began at was asked for again and again, whatever the server had against it.
+#[test]
+fn a_watch_that_fails_for_another_reason_is_listed_anew() {
+    for code in [400, 404, 429, 500, 503] {
+        let mut asked = query(|_| {});
+        found(answer(&mut asked, 200, &page("40", "", &[]))).unwrap();
+        answer(&mut asked, code, &status(code, "no")).unwrap_err();
+        asked.reset();
+        assert!(asked.request(None).target.ends_with("&limit=32"), "{code}");
+    }
+}
+
+/// A role that got the verb back: the error stayed until something changed, which in a quiet service may take days.
+#[test]
+fn a_watch_that_is_let_in_again_is_a_good_answer() {
+    let mut asked = query(|_| {});
+    let one = slice("orders-1", "IPv4", &pg(), &[ready("10.0.0.1")]);
+    found(answer(&mut asked, 200, &page("40", "", &[one]))).unwrap();
+    assert_eq!(asked.begin_lines(), RemoteProgress::Unchanged, "the first watch tells nothing new");
+    answer(&mut asked, 403, &status(403, "no")).unwrap_err();
+    asked.reset();
+    assert_eq!(found(Ok(asked.begin_lines())).unwrap(), ["10.0.0.1:5432"]);
+}
+
+#[test]
+fn one_bad_endpoint_is_told_and_the_others_are_used() {
+    let mut asked = query(|_| {});
+    let of = |endpoints: &[Value]| slice("orders-1", "IPv4", &pg(), endpoints);
+    let partly = answer(&mut asked, 200, &page("40", "", &[of(&[ready("10.0.0.1"), ready("bad")])]));
+    let Ok(RemoteProgress::Partly(targets, complaint)) = partly else { panic!("{partly:?}") };
+    assert_eq!((targets.len(), complaint == "endpoint bad: is no name"), (1, true), "{complaint}");
+    let good = answer(&mut asked, 200, &event("MODIFIED", "41", of(&[ready("10.0.0.1")])));
+    assert_eq!(found(good).unwrap(), ["10.0.0.1:5432"]);
+    let none = answer(&mut asked, 200, &event("MODIFIED", "42", of(&[ready("bad")])));
+    assert!(matches!(none, Ok(RemoteProgress::Unusable(_))), "that is no empty service: {none:?}");
 }
 
 #[test]
