@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use super::told::{Said, Told};
+use super::source_update::{LastUpdate, SourceUpdate};
 use crate::alarm;
 use crate::blocking::BlockingTask;
 use crate::clock;
@@ -30,7 +30,7 @@ pub(super) struct WatchedFile {
     late: Option<Instant>,
     given_up: u32,
     /// The targets are compared, not the text: the same text may mean another interface of this host by now.
-    pub(super) told: Told,
+    pub(super) last: LastUpdate,
 }
 
 /// The file's bytes, or why they could not be read.
@@ -44,7 +44,7 @@ impl WatchedFile {
             reading: BlockingTask::default(),
             late: None,
             given_up: 0,
-            told: Told::default(),
+            last: LastUpdate::default(),
         }
     }
 
@@ -93,12 +93,12 @@ impl WatchedFile {
     }
 
     /// Parses the contents; `None` if the result is the same as before.
-    pub(super) fn take(&mut self, contents: Contents, now: Instant) -> Option<&Said> {
+    pub(super) fn take(&mut self, contents: Contents, now: Instant) -> Option<&SourceUpdate> {
         let said = match contents.and_then(|bytes| (self.file.parse)(&bytes)) {
-            Ok(targets) => Said::Targets(targets, None),
-            Err(error) => Said::Error(error),
+            Ok(targets) => SourceUpdate::Targets(targets, None),
+            Err(error) => SourceUpdate::Error(error),
         };
-        self.told.take(said, now)
+        self.last.take(said, now)
     }
 }
 

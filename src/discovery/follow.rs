@@ -26,8 +26,8 @@ use super::name::{Family, FamilyAnswer, KnownName, NameAnswer};
 use super::query_result::QueryResult;
 use super::remote::{RemoteResult, WatchedRemote};
 use super::resolver::{Late, NoAnswer, Resolver};
+use super::source_update::SourceUpdate;
 use super::srv::{self, SrvRecord};
-use super::told::Said;
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{
@@ -396,10 +396,10 @@ impl Following {
 
     fn take_file(&mut self, contents: Contents) {
         let Some(file) = &mut self.file else { return };
-        let before = file.told.error.is_some();
+        let before = file.last.error.is_some();
         let Some(said) = file.take(contents, clock::now()).cloned() else { return };
         let path = file.file.path.display().to_string();
-        self.take_said(said, OriginKind::File, &path, before);
+        self.take_update(said, OriginKind::File, &path, before);
     }
 
     fn take_remote(&mut self, result: RemoteResult) {
@@ -410,26 +410,26 @@ impl Following {
             self.held = Some(result);
             return;
         }
-        let before = remote.told.error.is_some();
+        let before = remote.last.error.is_some();
         let said = remote.take(result, has_own, clock::now()).cloned();
         let (kind, name) = (remote.source.kind, remote.source.name.clone());
         match said {
             Some(said) => {
                 self.held = None;
-                self.take_said(said, kind, &name, before);
+                self.take_update(said, kind, &name, before);
             }
-            None if remote.told.error.is_none() => self.metrics.record_success(clock::wall()),
+            None if remote.last.error.is_none() => self.metrics.record_success(clock::wall()),
             None => {}
         }
     }
 
-    fn take_said(&mut self, said: Said, kind: OriginKind, origin: &str, was_failing: bool) {
+    fn take_update(&mut self, said: SourceUpdate, kind: OriginKind, origin: &str, was_failing: bool) {
         let (answer, error) = match said {
-            Said::Targets(targets, complaint) => {
+            SourceUpdate::Targets(targets, complaint) => {
                 self.take(targets);
                 (QueryResult::Good, complaint)
             }
-            Said::Error(error) => (QueryResult::Failed, Some(error)),
+            SourceUpdate::Error(error) => (QueryResult::Failed, Some(error)),
         };
         self.record_answer(answer, kind, origin, was_failing, error, self.targets.len());
     }
@@ -488,8 +488,8 @@ impl Following {
     /// Whether the source has said what the endpoints are.
     fn has_heard(&self) -> bool {
         self.service.as_ref().is_none_or(|asking| asking.succeeded.is_some())
-            && self.file.as_ref().is_none_or(|file| file.told.succeeded.is_some())
-            && self.remote.as_ref().is_none_or(|remote| remote.told.succeeded.is_some())
+            && self.file.as_ref().is_none_or(|file| file.last.succeeded.is_some())
+            && self.remote.as_ref().is_none_or(|remote| remote.last.succeeded.is_some())
     }
 
     fn have_names_settled(&self) -> bool {

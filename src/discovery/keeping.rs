@@ -79,7 +79,7 @@ struct Written {
 
 /// Endpoints that are to be kept.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ToKeep<'a> {
+pub(super) struct KnownEndpoints<'a> {
     pub(super) endpoints: &'a [Settings],
     /// The hosts that could not be resolved: what was kept of them stays.
     pub(super) unresolved: &'a BTreeSet<String>,
@@ -192,8 +192,13 @@ impl Keeping {
     }
 
     /// Writes what is in use, unless that is done. Returns when to come back.
-    pub(super) fn keep(&mut self, to_keep: ToKeep<'_>, now: Instant, wall: SystemTime) -> Option<Instant> {
-        let ToKeep { endpoints, unresolved, confirmed } = to_keep;
+    pub(super) fn keep(
+        &mut self,
+        known: KnownEndpoints<'_>,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Option<Instant> {
+        let KnownEndpoints { endpoints, unresolved, confirmed } = known;
         let (folder, source) = (self.folder.get()?, self.source.clone()?);
         if self.writing.is_busy() {
             return None;

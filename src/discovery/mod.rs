@@ -19,8 +19,8 @@ mod remote;
 mod resolv_conf;
 mod resolver;
 mod servers;
+mod source_update;
 mod srv;
-mod told;
 mod words;
 
 pub(crate) use consul::{ConsulQuery, ConsulSettings};

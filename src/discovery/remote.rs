@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use super::resolver::Resolver;
-use super::told::{Said, Told};
+use super::source_update::{LastUpdate, SourceUpdate};
 use crate::blocking::BlockingTask;
 use crate::cluster::{RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, RemoteSource};
 use crate::credentials::secret_of;
@@ -46,7 +46,7 @@ const PACE: Duration = Duration::from_millis(200);
 const CONNECTION: Duration = Duration::from_secs(10);
 
 /// What the server said about the endpoints; `None`: they are those of before.
-pub(super) type RemoteResult = Option<Said>;
+pub(super) type RemoteResult = Option<SourceUpdate>;
 
 /// A server that is asked.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub(super) struct WatchedRemote {
     results: mpsc::Receiver<RemoteResult>,
     /// The task that asks; it ends with this.
     task: JoinSet<()>,
-    pub(super) told: Told,
+    pub(super) last: LastUpdate,
     /// Whether endpoints are in use, so that there is no hurry.
     has_some: Arc<AtomicBool>,
 }
@@ -70,7 +70,7 @@ impl WatchedRemote {
             rng,
             results: mpsc::channel(1).1,
             task: JoinSet::new(),
-            told: Told::default(),
+            last: LastUpdate::default(),
             has_some: Arc::default(),
         };
         watched.begin(Duration::ZERO);
@@ -99,7 +99,7 @@ impl WatchedRemote {
             None => {
                 self.begin(RETRY_MAX_EMPTY);
                 let origin = self.source.describe();
-                Some(Said::Error(format!("{origin}: ambassador itself failed while it asked")))
+                Some(SourceUpdate::Error(format!("{origin}: ambassador itself failed while it asked")))
             }
         }
     }
@@ -111,11 +111,17 @@ impl WatchedRemote {
 
     /// Whether that is an answer without any endpoint, which is believed only if nothing speaks against it.
     pub(super) fn is_doubtful(&self, result: &RemoteResult) -> bool {
-        !self.source.accepts_empty && matches!(result, Some(Said::Targets(targets, _)) if targets.is_empty())
+        !self.source.accepts_empty
+            && matches!(result, Some(SourceUpdate::Targets(targets, _)) if targets.is_empty())
     }
 
     /// Takes a result in; `None` if it is the same as before. `has_own`: endpoints are in use that came from here.
-    pub(super) fn take(&mut self, result: RemoteResult, has_own: bool, now: Instant) -> Option<&Said> {
+    pub(super) fn take(
+        &mut self,
+        result: RemoteResult,
+        has_own: bool,
+        now: Instant,
+    ) -> Option<&SourceUpdate> {
         let is_refused = has_own && self.is_doubtful(&result);
         match result {
             _ if is_refused => {
@@ -123,11 +129,11 @@ impl WatchedRemote {
                 let error = format!(
                     "{origin} knows no endpoint any more, which is believed only with `empty: accept`"
                 );
-                self.told.take(Said::Error(error), now)
+                self.last.take(SourceUpdate::Error(error), now)
             }
-            Some(said) => self.told.take(said, now),
+            Some(said) => self.last.take(said, now),
             None => {
-                self.told.confirm(now);
+                self.last.confirm(now);
                 None
             }
         }
@@ -189,7 +195,7 @@ impl Asking {
                 }
                 Ok(Asked::Unwanted) => return,
                 Err(error) => {
-                    if matches!(self.tell(Some(Said::Error(error))).await, Asked::Unwanted) {
+                    if matches!(self.tell(Some(SourceUpdate::Error(error))).await, Asked::Unwanted) {
                         return;
                     }
                     self.query.get_or_insert_with(|| (self.source.query)()).reset();
@@ -302,9 +308,11 @@ impl Asking {
     /// What is told of an answer; `None`: nothing.
     fn result_of(&self, progress: RemoteProgress) -> Option<RemoteResult> {
         Some(match progress {
-            RemoteProgress::Targets(targets) => Some(Said::Targets(targets, None)),
-            RemoteProgress::Partly(targets, error) => Some(Said::Targets(targets, Some(self.about(&error)))),
-            RemoteProgress::Unusable(error) => Some(Said::Error(self.about(&error))),
+            RemoteProgress::Targets(targets) => Some(SourceUpdate::Targets(targets, None)),
+            RemoteProgress::Partly(targets, error) => {
+                Some(SourceUpdate::Targets(targets, Some(self.about(&error))))
+            }
+            RemoteProgress::Unusable(error) => Some(SourceUpdate::Error(self.about(&error))),
             RemoteProgress::Unchanged => None,
             RemoteProgress::NotYet | RemoteProgress::Anew => return None,
         })
@@ -587,8 +595,8 @@ mod tests {
             [watched.result().await, watched.result().await, watched.result().await]
         });
         let [bad, good, last_of_many] = results.await.unwrap();
-        assert!(matches!(bad, Some(Said::Error(error)) if error.ends_with("/: bad")));
-        let empty = || Some(Said::Targets(Vec::new(), None));
+        assert!(matches!(bad, Some(SourceUpdate::Error(error)) if error.ends_with("/: bad")));
+        let empty = || Some(SourceUpdate::Targets(Vec::new(), None));
         assert_eq!((good, last_of_many), (empty(), empty()));
     }
 
@@ -597,7 +605,7 @@ mod tests {
     fn of_many_lines_the_last_is_told_and_an_unchanged_one_hides_nothing() {
         let begun = clock::now();
         let after = |millis| begun + Duration::from_millis(millis);
-        let error = |text: &str| Some(Some(Said::Error(text.into())));
+        let error = |text: &str| Some(Some(SourceUpdate::Error(text.into())));
         let mut paced = Paced { held: None, due: begun };
         assert_eq!(paced.take_due(begun), None);
         for one in [error("1"), None, error("2"), Some(None)] {

@@ -122,7 +122,7 @@ metrics! {
     DISCOVERY: "ambassador_discovery_total", Counter,
         "Questions about a cluster's endpoints, by what became of them.";
     DISCOVERY_FAILING: "ambassador_discovery_failing", Gauge,
-        "Names, records and files of the cluster whose last answer was no good.";
+        "Names, records, files and servers of the cluster whose last answer was no good.";
     DISCOVERY_SUCCESS: "ambassador_discovery_last_success_timestamp_seconds", Timestamp,
         "When the last good answer about the cluster's endpoints came, in seconds since 1970.";
     DISCOVERY_KEPT: "ambassador_discovery_kept_timestamp_seconds", Timestamp,

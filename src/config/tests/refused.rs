@@ -3,6 +3,7 @@
 mod addresses;
 mod callers;
 mod credentials;
+mod remote_sources;
 
 use super::{BIND, ENDPOINTS, least, parse, with};
 

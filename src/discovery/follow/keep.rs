@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use super::Following;
 use crate::clock;
 use crate::cluster::Source;
-use crate::discovery::keeping::{KeepEvent, Keeping, ToKeep};
+use crate::discovery::keeping::{KeepEvent, Keeping, KnownEndpoints};
 use crate::discovery::kept::KeptEndpoints;
 
 impl Following {
@@ -85,8 +85,8 @@ impl Following {
         let unresolved: BTreeSet<_> =
             failing.map(|(name, _)| name.trim_end_matches('.').to_owned()).collect();
         let confirmed = self.confirmed().unwrap_or(now);
-        let to_keep = ToKeep { endpoints: &self.applied, unresolved: &unresolved, confirmed };
-        self.keeping.as_mut()?.keep(to_keep, now, clock::wall())
+        let known = KnownEndpoints { endpoints: &self.applied, unresolved: &unresolved, confirmed };
+        self.keeping.as_mut()?.keep(known, now, clock::wall())
     }
 
     /// Since when, at least, all that is known has been said to be so.
@@ -94,7 +94,7 @@ impl Following {
         let names = self.names.values().filter(|known| known.error.is_none());
         let names = names.filter_map(|known| known.succeeded);
         let service = self.service.as_ref().and_then(|asking| asking.succeeded);
-        let remote = self.remote.as_ref().and_then(|remote| remote.told.succeeded);
+        let remote = self.remote.as_ref().and_then(|remote| remote.last.succeeded);
         names.chain(service).chain(remote).min()
     }
 }

@@ -4,7 +4,7 @@ use super::{Following, Question};
 use crate::clock;
 use crate::cluster::{DiscoveryStatus, ENDPOINTS_MAX, Origin, OriginKind};
 use crate::discovery::query_result::QueryResult;
-use crate::discovery::told::Told;
+use crate::discovery::source_update::LastUpdate;
 
 impl Following {
     pub(super) fn report(&self, has_names_settled: bool) -> DiscoveryStatus {
@@ -18,18 +18,20 @@ impl Following {
             due: Some(asking.schedule.due()),
             error: asking.error.as_ref().or(dial_loop).cloned(),
         });
-        let told = |kind, name: String, told: &Told| Origin {
+        let origin = |kind, name: String, last: &LastUpdate| Origin {
             kind,
             name,
             found: self.targets.len(),
-            succeeded: told.succeeded,
+            succeeded: last.succeeded,
             due: None,
-            error: told.error.as_ref().or(dial_loop).cloned(),
+            error: last.error.as_ref().or(dial_loop).cloned(),
         };
         let file = self.file.as_ref();
-        let file = file.map(|file| told(OriginKind::File, file.file.path.display().to_string(), &file.told));
+        let file =
+            file.map(|file| origin(OriginKind::File, file.file.path.display().to_string(), &file.last));
         let remote = self.remote.as_ref();
-        let remote = remote.map(|remote| told(remote.source.kind, remote.source.name.clone(), &remote.told));
+        let remote =
+            remote.map(|remote| origin(remote.source.kind, remote.source.name.clone(), &remote.last));
         let names = self.names.iter().map(|(name, known)| Origin {
             kind: OriginKind::Name,
             name: name.clone(),
@@ -40,8 +42,8 @@ impl Following {
         });
         let is_settled = has_names_settled
             && self.service.as_ref().is_none_or(|asking| asking.is_settled)
-            && self.file.as_ref().is_none_or(|file| file.told.is_settled)
-            && self.remote.as_ref().is_none_or(|remote| remote.told.is_settled)
+            && self.file.as_ref().is_none_or(|file| file.last.is_settled)
+            && self.remote.as_ref().is_none_or(|remote| remote.last.is_settled)
             && !self.awaits_kept();
         let origins: Vec<_> = service.into_iter().chain(file).chain(remote).chain(names).collect();
         self.metrics.set_failing(origins.iter().filter(|origin| origin.error.is_some()).count());

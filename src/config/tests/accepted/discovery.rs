@@ -84,3 +84,15 @@ fn an_endpoints_file_gets_nothing_of_the_environment() {
         );
     }
 }
+
+#[test]
+fn a_secret_that_is_not_there_yet_is_a_warning() {
+    let source = "endpoints: { consul: { service: a, token: { file: /nowhere/token } } }";
+    let warnings = accept(&with("", BIND, source)).warnings;
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(
+        warning.contains("clusters.up.endpoints.consul.token.file: cannot read /nowhere/token"),
+        "{warning}"
+    );
+    assert!(warning.ends_with("it is read again for each request"), "{warning}");
+}
