@@ -433,7 +433,7 @@ fn mistakes_have_their_place_and_check_connect_tells_what_was_found() {
         let told = check(&endpoints.replace("AT", at), &[], host).must_exit(78);
         assert!(told.stderr.contains(expected), "{endpoints}: {}", told.stderr);
     }
-    for more in ["", ", port: pg", ", port: 5432", ", zone: a, allow_plaintext: true"] {
+    for more in ["", ", port: pg", ", port: 5432", ", zone: a"] {
         check(&format!("{{ kubernetes: {{ service: orders, namespace: shop, {at}{more} }} }}"), &[], "")
             .must_succeed();
     }

@@ -166,7 +166,7 @@ mod tests {
         file.save("one").unwrap();
         file.read().unwrap();
         // A folder of that name, with something in it, cannot be replaced, whoever we are.
-        let beside = folder.path().join(".refresh.new");
+        let beside = folder.path().join(format!(".refresh.{}.new", std::process::id()));
         fs::create_dir_all(beside.join("full")).unwrap();
         file.rotate(token("two"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\n");
