@@ -1,6 +1,7 @@
 //! Which local processes may connect, and how they are identified: several users, control groups and network
 //! namespaces.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -256,6 +257,25 @@ pub(super) fn run_by(command: &mut Command, program: &str, arguments: &[&str]) {
     *command = outer;
 }
 
+/// The same command in a mount namespace of its own, where that folder is `/run`. Root makes it in the namespace of the host's
+/// users, anybody else in a new one, as its root.
+#[track_caller]
+pub(super) fn run_with_run_folder(command: &mut Command, run: &Path) {
+    let is_root = rustix::process::geteuid().is_root();
+    let namespaces: &[_] = if is_root { &["--mount"] } else { &["--user", "--map-root-user", "--mount"] };
+    let run = run.display().to_string();
+    let script = r#"mount --bind "$0" /run && exec "$@""#;
+    let arguments = [namespaces, &["--", "sh", "-c", script, &run]].concat();
+    let probe = finish(Command::new(demand("unshare", "util-linux")).args(&arguments).arg("true"));
+    assert_eq!(
+        probe.code, 0,
+        "this test needs a mount namespace: let root run it, with CAP_SYS_ADMIN, or allow user namespaces \
+         (user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): {}",
+        probe.stderr
+    );
+    run_by(command, "unshare", &arguments);
+}
+
 /// As in a unit whose RestrictAddressFamilies= lacks AF_NETLINK. Rules can only deny then, and the log says so at the
 /// start; unix sockets, and listeners without rules, are not affected.
 #[test]
@@ -307,7 +327,7 @@ fn units_beyond_the_first_hundred_share_a_series() {
                  echo $$ >$unit/cgroup.procs && exec 3<>/dev/tcp/127.0.0.1/$port && \
                  printf x >&3 && read -rn1 -u3 && exec 3>&- || exit 1; done; \
                  echo $$ >$home/cgroup.procs";
-    let root = cgroups[0].path().parent().and_then(std::path::Path::parent).expect("the hierarchy's root");
+    let root = cgroups[0].path().parent().and_then(Path::parent).expect("the hierarchy's root");
     let port = ambassador.address("app").port().to_string();
     let mut bash = Command::new("bash");
     bash.args(["-c", moves, "bash"]).arg(root).arg(port).args(cgroups.iter().map(Cgroup::path));

@@ -7,9 +7,12 @@ use std::{fs, thread};
 use serde_json::Value;
 
 use crate::harness::daemon::free_port;
+use crate::harness::discovery::{
+    check_with, cluster, echoes, members, origin, wait_error, wait_members, wait_well,
+};
 use crate::harness::{
     Ambassador, BlackHole, Client, Config, DnsMode, Dnsmasq, End, NameServer, Pki, ServerTls, Upstream,
-    ambassador, finish, roles, until,
+    roles, until,
 };
 
 /// An upstream on 127.0.0.1 and one on `ip` with the same port.
@@ -23,48 +26,12 @@ fn start(dns: &NameServer, endpoints: &str, cluster: &str) -> Ambassador {
     Ambassador::start_with(&Config::app(&[endpoints], cluster), |command| dns.serves(command))
 }
 
-fn cluster(ambassador: &Ambassador) -> Value {
-    ambassador.status()["clusters"][0].clone()
-}
-
-/// The endpoints that take new sessions.
-fn members(ambassador: &Ambassador) -> Vec<String> {
-    let cluster = cluster(ambassador);
-    let endpoints = cluster["endpoints"].as_array().expect("endpoints").iter();
-    let members = endpoints.filter(|endpoint| endpoint["state"] != "removed");
-    members.map(|endpoint| endpoint["name"].as_str().expect("a name").to_owned()).collect()
-}
-
-#[track_caller]
-fn wait_members(ambassador: &Ambassador, expected: &[&str]) {
-    until(format!("the endpoints were {expected:?}"), || (members(ambassador) == expected).then_some(()));
-}
-
-fn origin(ambassador: &Ambassador) -> Value {
-    cluster(ambassador)["discovery"][0].clone()
-}
-
-#[track_caller]
-fn wait_error(ambassador: &Ambassador, words: &str) -> Value {
-    until(format!("/status said {words:?}"), || {
-        let origin = origin(ambassador);
-        origin["last_error"].as_str().is_some_and(|error| error.contains(words)).then_some(origin)
-    })
-}
-
 #[track_caller]
 fn wait_any_error(ambassador: &Ambassador) {
     until("/status showed an error of discovery", || {
         let discovery = cluster(ambassador)["discovery"].clone();
         let origins = discovery.as_array().expect("origins").clone();
         origins.iter().any(|origin| origin["last_error"].is_string()).then_some(())
-    });
-}
-
-#[track_caller]
-fn wait_well(ambassador: &Ambassador) {
-    until("/status showed no error of discovery", || {
-        origin(ambassador)["last_error"].is_null().then_some(())
     });
 }
 
@@ -79,7 +46,7 @@ fn a_changed_record_is_followed_within_its_ttl_and_sessions_of_the_old_address_s
     assert_eq!(members(&ambassador), [old.address()]);
     dns.set("db.test.", 1, &["127.1.0.2"]);
     let changed = Instant::now();
-    wait_members(&ambassador, &[&new.address()]);
+    wait_members(&ambassador, &[&new]);
     assert!(
         changed.elapsed() < Duration::from_secs(4),
         "a TTL of 1 s was followed after {:?}",
@@ -156,7 +123,7 @@ fn a_resolver_that_fails_keeps_what_is_known() {
     let upstream = Upstream::plain(roles::echo);
     dns.set("db.test.", 1, &["127.0.0.1"]);
     let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
-    wait_members(&ambassador, &[&upstream.address()]);
+    wait_members(&ambassador, &[&upstream]);
     let mut failures = 0;
     for (mode, words, result) in [
         (DnsMode::Silent, "no name server", "failed"),
@@ -214,7 +181,7 @@ fn the_daemon_starts_with_nothing_resolvable_and_serves_when_a_name_appears() {
     let error = record["error"].as_str().expect("an error");
     assert!(error.contains("cannot resolve db.test") && error.contains("does not exist"), "{error}");
     dns.set("db.test.", 60, &["127.0.0.1"]);
-    wait_members(&ambassador, &[&upstream.address()]);
+    wait_members(&ambassador, &[&upstream]);
     ambassador.connect().echo("served");
 }
 
@@ -225,7 +192,7 @@ fn a_reload_while_nobody_answers_gives_up_no_name_that_is_still_there() {
     let upstream = Upstream::plain(roles::echo);
     dns.set("db.test.", 1, &["127.0.0.1"]);
     let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
-    wait_members(&ambassador, &[&upstream.address()]);
+    wait_members(&ambassador, &[&upstream]);
     dns.set_mode(DnsMode::Silent);
     let reload = |host: &str, cluster: &str| {
         ambassador.rewrite(&Config::app(&[&format!("{host}:{}", upstream.port())], cluster));
@@ -297,11 +264,11 @@ fn short_names_are_searched_for_and_hosts_goes_before_dns() {
     dns.set_resolv_conf("search nowhere.test corp.test");
     dns.set("db.corp.test.", 1, &["127.0.0.1"]);
     let ambassador = start(&dns, &format!("db:{}", one.port()), "");
-    wait_members(&ambassador, &[&one.address()]);
+    wait_members(&ambassador, &[&one]);
     dns.set_hosts("127.1.0.6 other db # the database\n");
-    wait_members(&ambassador, &[&two.address()]);
+    wait_members(&ambassador, &[&two]);
     dns.set_hosts("\n");
-    wait_members(&ambassador, &[&one.address()]);
+    wait_members(&ambassador, &[&one]);
 }
 
 #[test]
@@ -313,9 +280,9 @@ fn a_resolv_conf_that_changes_is_read_again() {
     let ambassador = start(&first, &format!("db:{}", one.port()), "");
     wait_error(&ambassador, "does not exist");
     first.set_resolv_conf("search test");
-    wait_members(&ambassador, &[&one.address()]);
+    wait_members(&ambassador, &[&one]);
     first.set_resolv_conf("search other.test");
-    wait_members(&ambassador, &[&two.address()]);
+    wait_members(&ambassador, &[&two]);
     drop(second);
 }
 
@@ -401,7 +368,7 @@ fn an_srv_record_names_servers_with_their_ports_and_shares() {
     assert_eq!((light.accepted(), heavy.accepted()), (2, 6));
     // The record moves to one server alone; a target that does not resolve removes nothing.
     dns.set_service(service, 1, &[(0, 0, light.port(), "a.test.")]);
-    wait_members(&ambassador, &[&light.address()]);
+    wait_members(&ambassador, &[&light]);
     dns.set_service(service, 1, &[(0, 0, heavy.port(), "nobody.test.")]);
     until("the new target was asked for", || {
         let discovery = cluster(&ambassador)["discovery"].clone();
@@ -411,7 +378,7 @@ fn an_srv_record_names_servers_with_their_ports_and_shares() {
     assert_eq!(members(&ambassador), [light.address()]);
     ambassador.connect().echo("served all the same");
     dns.set("nobody.test.", 1, &["127.0.0.1"]);
-    wait_members(&ambassador, &[&heavy.address()]);
+    wait_members(&ambassador, &[&heavy]);
 }
 
 #[test]
@@ -436,16 +403,16 @@ fn dnsmasq_is_followed_under_load() {
         Dnsmasq::start("127.0.0.1 a.test\n127.1.0.8 b.test\n", &[service("a.test"), service("b.test")]);
     let config = Config::app(&["{ srv: _db._tcp.test }"], "balance: round_robin");
     let ambassador = Ambassador::start_with(&config, |command| dns.serves(command));
-    let (first, second) = (one.address(), two.address());
-    wait_members(&ambassador, &[&first, &second]);
+    wait_members(&ambassador, &[&one, &two]);
+    assert_eq!(members(&ambassador), [one.address(), two.address()]);
     thread::scope(|scope| {
         let clients: Vec<_> = (0..2)
             .map(|_| scope.spawn(|| (0..400).all(|_| ambassador.connect().try_echo("hello"))))
             .collect();
         dns.set("127.1.0.8 a.test b.test\n");
-        wait_members(&ambassador, &[&second]);
+        wait_members(&ambassador, &[&two]);
         dns.set("127.0.0.1 a.test b.test\n");
-        wait_members(&ambassador, &[&first]);
+        wait_members(&ambassador, &[&one]);
         dns.stop();
         wait_any_error(&ambassador);
         for client in clients {
@@ -453,7 +420,7 @@ fn dnsmasq_is_followed_under_load() {
         }
     });
     ambassador.connect().echo("served all the same");
-    assert_eq!(members(&ambassador), [first]);
+    assert_eq!(members(&ambassador), [one.address()]);
 }
 
 /// Writes the file as programs should: to a temporary file, then renamed into place.
@@ -475,7 +442,7 @@ fn start_on_file(file: &Path, cluster: &str) -> Ambassador {
 fn a_file_that_is_swapped_under_load_loses_no_session() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("orders.yaml");
-    let upstreams = [(); 3].map(|()| Upstream::plain(roles::echo));
+    let upstreams: [_; 3] = echoes();
     replace(&file, &listing(&[&upstreams[0]]));
     let ambassador = start_on_file(&file, "");
     thread::scope(|scope| {
@@ -485,7 +452,8 @@ fn a_file_that_is_swapped_under_load_loses_no_session() {
         for round in 1..20 {
             let now = [&upstreams[round % 3], &upstreams[(round + 1) % 3]];
             replace(&file, &listing(&now));
-            wait_members(&ambassador, &now.map(Upstream::address).each_ref().map(String::as_str));
+            wait_members(&ambassador, &now);
+            assert_eq!(members(&ambassador), now.map(Upstream::address));
         }
         for client in clients {
             assert!(client.join().expect("a client that did not panic"), "a session was lost");
@@ -511,9 +479,9 @@ fn a_file_behind_a_link_that_is_swapped_is_followed() {
     let file = dir.path().join("orders.yaml");
     std::os::unix::fs::symlink("..data/orders.yaml", &file).expect("a link");
     let ambassador = start_on_file(&file, "");
-    wait_members(&ambassador, &[&one.address()]);
+    wait_members(&ambassador, &[&one]);
     link("..2");
-    wait_members(&ambassador, &[&two.address()]);
+    wait_members(&ambassador, &[&two]);
 }
 
 #[test]
@@ -527,7 +495,7 @@ fn a_file_that_is_wrong_keeps_what_it_said_and_says_where() {
     let error = ambassador.record_of("no_endpoint")["error"].to_string();
     assert!(error.contains("orders.json") && error.contains("cannot read it"), "{error}");
     replace(&file, &format!("{{ \"endpoints\": [ \"{}\" ] }}", upstream.address()));
-    wait_members(&ambassador, &[&upstream.address()]);
+    wait_members(&ambassador, &[&upstream]);
     let at = file.display();
     for (text, words) in [
         ("{ \"endpoints\": [ \"10.0.0.1:1\", ", format!("{at}:1:")),
@@ -550,7 +518,7 @@ fn a_file_that_is_wrong_keeps_what_it_said_and_says_where() {
     wait_members(&ambassador, &[]);
     assert_eq!(ambassador.connect().ending(), End::Reset);
     replace(&file, &listing(&[&upstream]));
-    wait_members(&ambassador, &[&upstream.address()]);
+    wait_members(&ambassador, &[&upstream]);
 }
 
 /// Of a thousand addresses 256 were used, with one line of warning.
@@ -621,14 +589,8 @@ fn check_connect_resolves_and_reports_it() {
     let dns = NameServer::start();
     let upstream = Upstream::plain(roles::echo);
     dns.set("db.test.", 60, &["127.0.0.1"]);
-    let check = |endpoints: &str, arguments: &[&str]| {
-        let file = dns.dir().join("listeners.yaml");
-        fs::write(&file, Config::app(&[endpoints], "").render(dns.dir())).expect("a file to check");
-        let mut command = ambassador();
-        command.arg("check").args(arguments).arg("--config").arg(&file);
-        dns.serves(&mut command);
-        finish(&mut command)
-    };
+    let check =
+        |endpoints: &str, arguments: &[&str]| check_with(endpoints, arguments, |command| dns.serves(command));
     let finished = check(&format!("db.test:{}", upstream.port()), &["--connect"]).must_succeed();
     for part in ["clusters.up db.test", "resolve    ok      1 found", &upstream.address(), "connect    ok"] {
         assert!(finished.stdout.contains(part), "{part}\n{}", finished.stdout);
@@ -663,7 +625,7 @@ fn a_name_that_leads_to_the_listener_itself_is_no_endpoint() {
         assert_eq!(ambassador.record()["outcome"], "no_endpoint", "{name}: one client, one session");
         ambassador.rewrite(&with(&[&named, &upstream.address()]));
         assert_eq!(ambassador.post("/reload").status, 200);
-        wait_members(&ambassador, &[&upstream.address()]);
+        wait_members(&ambassador, &[&upstream]);
         Client::tcp(([127, 0, 0, 1], port).into()).expect("the listener is there").echo("served");
     }
 }

@@ -2,11 +2,14 @@
 
 use std::fs;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::consul::Consul;
+use crate::harness::discovery::{
+    KeepFolder, check, cluster, echoes, member, members, origin, wait_error, wait_members, wait_well,
+};
 use crate::harness::secrets::Secrets;
-use crate::harness::{Ambassador, Config, Pki, Upstream, ambassador, finish, roles, until};
+use crate::harness::{Ambassador, Config, Pki, until};
 
 fn source(consul: &Consul, more: &str) -> String {
     format!("{{ consul: {{ service: orders, address: \"{}\"{more} }} }}", consul.url())
@@ -14,54 +17,6 @@ fn source(consul: &Consul, more: &str) -> String {
 
 fn start(consul: &Consul, more: &str) -> Ambassador {
     Ambassador::start(&Config::app(&[&source(consul, more)], ""))
-}
-
-pub(crate) fn cluster(ambassador: &Ambassador) -> Value {
-    ambassador.status()["clusters"][0].clone()
-}
-
-pub(crate) fn members(ambassador: &Ambassador) -> Vec<(String, u64)> {
-    let cluster = cluster(ambassador);
-    let endpoints = cluster["endpoints"].as_array().expect("endpoints").iter();
-    let members = endpoints.filter(|endpoint| endpoint["state"] != "removed").map(|endpoint| {
-        (
-            endpoint["name"].as_str().expect("a name").to_owned(),
-            endpoint["weight"].as_u64().expect("a weight"),
-        )
-    });
-    let mut members: Vec<_> = members.collect();
-    members.sort();
-    members
-}
-
-#[track_caller]
-pub(crate) fn wait_members(ambassador: &Ambassador, expected: &[&Upstream]) {
-    let mut expected: Vec<_> = expected.iter().map(|upstream| upstream.address()).collect();
-    expected.sort();
-    until(format!("the endpoints were {expected:?}"), || {
-        let names: Vec<_> = members(ambassador).into_iter().map(|(name, _)| name).collect();
-        (names == expected).then_some(())
-    });
-}
-
-pub(crate) fn origin(ambassador: &Ambassador) -> Value {
-    cluster(ambassador)["discovery"][0].clone()
-}
-
-#[track_caller]
-pub(crate) fn wait_error(ambassador: &Ambassador, words: &str) {
-    until(format!("/status said {words:?}"), || {
-        origin(ambassador)["last_error"].as_str().is_some_and(|error| error.contains(words)).then_some(())
-    });
-}
-
-#[track_caller]
-pub(crate) fn wait_well(ambassador: &Ambassador) {
-    until("discovery works", || origin(ambassador)["last_error"].is_null().then_some(()));
-}
-
-pub(crate) fn echoes<const N: usize>() -> [Upstream; N] {
-    [(); N].map(|()| Upstream::plain(roles::echo))
 }
 
 #[test]
@@ -72,7 +27,7 @@ fn instances_come_and_go_with_their_registration_and_their_checks() {
     consul.register("else", "invoices", other.port(), &json!({}));
     let ambassador = start(&consul, "");
     wait_members(&ambassador, &[&one]);
-    assert_eq!(members(&ambassador)[0].1, 5);
+    assert_eq!(member(&ambassador, &one)["weight"], 5);
     ambassador.connect().echo("found");
     let found = origin(&ambassador);
     assert_eq!(
@@ -108,10 +63,8 @@ fn tags_select_and_instances_that_warn_count_with_their_weight_for_that() {
     consul.register("three", "orders", three.port(), &json!({ "Tags": ["primary"] }));
     let ambassador = start(&consul, ", tags: [primary, eu], health: warning");
     wait_members(&ambassador, &[&one, &two]);
-    let weight = |upstream: &Upstream| {
-        members(&ambassador).into_iter().find(|(name, _)| *name == upstream.address()).expect("it is there").1
-    };
-    assert_eq!((weight(&one), weight(&two)), (3, 1));
+    let weights = [&one, &two].map(|upstream| member(&ambassador, upstream)["weight"].clone());
+    assert_eq!(weights, [3, 1]);
 }
 
 #[test]
@@ -156,18 +109,12 @@ fn a_host_that_starts_while_consul_is_down_serves_with_what_was_kept() {
     let mut consul = Consul::start(&json!({}));
     let [one, two] = echoes();
     consul.register("one", "orders", one.port(), &json!({}));
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = |service: &str| {
-        let endpoints = source(&consul, "").replace("orders", service);
-        Config::app(&[&endpoints], "").top(&format!("discovery: {{ keep: {} }}", folder.path().display()))
-    };
+    let folder = KeepFolder::new();
+    let config =
+        |service: &str| folder.of(Config::app(&[&source(&consul, "").replace("orders", service)], ""));
     let with_orders = config("orders");
     let with_invoices = config("invoices");
-    let kept = || fs::read_to_string(folder.path().join("discovery-up.json")).unwrap_or_default();
-    let mut before = Ambassador::start(&with_orders);
-    until("the endpoints were kept", || kept().contains(&one.address()).then_some(()));
-    before.signal(rustix::process::Signal::KILL);
-    before.wait_exit();
+    folder.fill(&with_orders, &one);
     consul.kill();
 
     let after = Ambassador::start(&with_orders);
@@ -183,7 +130,7 @@ fn a_host_that_starts_while_consul_is_down_serves_with_what_was_kept() {
     // What was kept of another service is of no use.
     let other = Ambassador::start(&with_invoices);
     wait_error(&other, &consul.url());
-    assert_eq!(members(&other), []);
+    assert_eq!(members(&other), [""; 0]);
     drop(other);
 
     consul.begin();
@@ -195,7 +142,7 @@ fn a_host_that_starts_while_consul_is_down_serves_with_what_was_kept() {
         (cluster(&after)["discovery"].as_array()?.len() == 1).then_some(())
     });
     assert!(!after.metrics().samples().iter().any(|sample| sample.name.contains("discovery_kept")));
-    until("the new ones were kept", || kept().contains(&two.address()).then_some(()));
+    folder.wait_kept(&two);
 }
 
 #[test]
@@ -297,7 +244,7 @@ fn an_agent_is_reached_over_tls_and_over_its_unix_socket() {
     let strangers = Pki::new();
     let unverified = at(&url, &format!(", ca: {}", strangers.ca().display()));
     wait_error(&unverified, "the TLS handshake failed");
-    assert_eq!(members(&unverified), []);
+    assert_eq!(members(&unverified), [""; 0]);
 }
 
 #[test]
@@ -305,13 +252,6 @@ fn mistakes_have_their_place_and_check_connect_tells_what_was_found() {
     let consul = Consul::start(&json!({}));
     let [one] = echoes();
     consul.register("one", "orders", one.port(), &json!({}));
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let file = dir.path().join("listeners.yaml");
-    let check = |endpoints: &str, more: &[&str]| {
-        let config = Config::app(&["10.0.0.1:1"], "").render(dir.path());
-        fs::write(&file, config.replace("\n    - 10.0.0.1:1", &format!(" {endpoints}"))).expect("a file");
-        finish(ambassador().arg("check").args(more).arg("--config").arg(&file))
-    };
     for (endpoints, expected) in [
         ("{ consul: {} }", "service"),
         ("{ consul: { service: \"\" } }", "is empty"),

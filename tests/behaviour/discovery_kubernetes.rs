@@ -3,16 +3,17 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::callers::run_by;
+use crate::callers::run_with_run_folder;
+use crate::harness::discovery::{
+    KeepFolder, check_with, cluster, echoes, member, members, origin, wait_error, wait_members, wait_well,
+};
 use crate::harness::kubernetes::{KubeApi, pod, pod_for};
 use crate::harness::secrets::Secrets;
-use crate::harness::{Ambassador, Config, Pki, ServerTls, Upstream, ambassador, finish, roles, until};
+use crate::harness::{Ambassador, Config, Pki, ServerTls, Upstream, until};
 
 const LOCAL: &str = "127.0.0.1";
 
@@ -24,54 +25,8 @@ fn start(api: &KubeApi, more: &str) -> Ambassador {
     Ambassador::start(&Config::app(&[&source(api, more)], ""))
 }
 
-fn cluster(ambassador: &Ambassador) -> Value {
-    ambassador.status()["clusters"][0].clone()
-}
-
-fn members(ambassador: &Ambassador) -> Vec<(String, u64)> {
-    let cluster = cluster(ambassador);
-    let endpoints = cluster["endpoints"].as_array().expect("endpoints").iter();
-    let members = endpoints.filter(|endpoint| endpoint["state"] != "removed").map(|endpoint| {
-        let name = endpoint["name"].as_str().expect("a name").to_owned();
-        (name, endpoint["priority"].as_u64().expect("a priority"))
-    });
-    let mut members: Vec<_> = members.collect();
-    members.sort();
-    members
-}
-
-#[track_caller]
-fn wait_members(ambassador: &Ambassador, expected: &[&Upstream]) {
-    let mut expected: Vec<_> = expected.iter().map(|upstream| upstream.address()).collect();
-    expected.sort();
-    until(format!("the endpoints were {expected:?}"), || {
-        let names: Vec<_> = members(ambassador).into_iter().map(|(name, _)| name).collect();
-        (names == expected).then_some(())
-    });
-}
-
-fn origin(ambassador: &Ambassador) -> Value {
-    cluster(ambassador)["discovery"][0].clone()
-}
-
-#[track_caller]
-fn wait_error(ambassador: &Ambassador, words: &str) {
-    until(format!("/status said {words:?}"), || {
-        origin(ambassador)["last_error"].as_str().is_some_and(|error| error.contains(words)).then_some(())
-    });
-}
-
-#[track_caller]
-fn wait_well(ambassador: &Ambassador) {
-    until("discovery works", || origin(ambassador)["last_error"].is_null().then_some(()));
-}
-
 fn has_failed(ambassador: &Ambassador) -> bool {
     ambassador.lines().iter().any(|line| line.contains("discovery failed"))
-}
-
-fn echoes<const N: usize>() -> [Upstream; N] {
-    [(); N].map(|()| Upstream::plain(roles::echo))
 }
 
 fn ready() -> Value {
@@ -257,11 +212,8 @@ fn endpoints_hinted_for_our_zone_come_first() {
     api.put("orders-2", theirs.port(), &[pod_for(LOCAL, "b")]);
     let ambassador = start(&api, ", zone: a");
     wait_members(&ambassador, &[&ours, &theirs]);
-    let priority = |upstream: &Upstream| {
-        let found = members(&ambassador).into_iter().find(|(name, _)| *name == upstream.address());
-        found.map(|(_, priority)| priority)
-    };
-    assert_eq!((priority(&ours), priority(&theirs)), (Some(0), Some(1)));
+    let priority = |upstream: &Upstream| member(&ambassador, upstream)["priority"].clone();
+    assert_eq!([priority(&ours), priority(&theirs)], [0, 1]);
     for _ in 0..4 {
         ambassador.connect().echo("near");
     }
@@ -269,9 +221,9 @@ fn endpoints_hinted_for_our_zone_come_first() {
     api.wait_watch(0);
     // A server without a hint: now none counts.
     api.put("orders-2", theirs.port(), &[ready()]);
-    until("hints do not count any more", || (priority(&theirs) == Some(0)).then_some(()));
+    until("hints do not count any more", || (priority(&theirs) == 0).then_some(()));
     api.put("orders-2", theirs.port(), &[pod_for(LOCAL, "b")]);
-    until("hints count again", || (priority(&theirs) == Some(1)).then_some(()));
+    until("hints count again", || (priority(&theirs) == 1).then_some(()));
     // Ours dies: the others are better than none.
     ours.stop();
     ambassador.connect().echo("far");
@@ -282,17 +234,10 @@ fn a_host_that_starts_while_the_api_server_is_down_serves_with_what_was_kept() {
     let mut api = KubeApi::start();
     let [one, two] = echoes();
     api.put("orders-1", one.port(), &[ready()]);
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = |more: &str| {
-        let top = format!("discovery: {{ keep: {} }}", folder.path().display());
-        Config::app(&[&source(&api, more)], "").top(&top)
-    };
+    let folder = KeepFolder::new();
+    let config = |more: &str| folder.of(Config::app(&[&source(&api, more)], ""));
     let (same, other_port) = (config(""), config(", port: pg"));
-    let kept = || fs::read_to_string(folder.path().join("discovery-up.json")).unwrap_or_default();
-    let mut before = Ambassador::start(&same);
-    until("the endpoints were kept", || kept().contains(&one.address()).then_some(()));
-    before.signal(Signal::KILL);
-    before.wait_exit();
+    folder.fill(&same, &one);
     api.stop();
     let after = Ambassador::start(&same);
     wait_members(&after, &[&one]);
@@ -301,7 +246,7 @@ fn a_host_that_starts_while_the_api_server_is_down_serves_with_what_was_kept() {
     // What was kept of another port is of no use.
     let other = Ambassador::start(&other_port);
     wait_error(&other, &api.url());
-    assert_eq!(members(&other), []);
+    assert_eq!(members(&other), [""; 0]);
     drop(other);
     let watches = api.watches();
     api.begin();
@@ -334,10 +279,6 @@ fn write_account(folder: &Path, version: &str, ca: &Path, token: &str) {
 
 #[test]
 fn in_a_pod_the_service_account_is_all_that_is_needed() {
-    if finish(Command::new("unshare").args(["--mount", "true"])).code != 0 {
-        eprintln!("this needs a mount namespace, which only root can have: not tested");
-        return;
-    }
     let pki = Pki::new();
     let api = KubeApi::start_with(Some(ServerTls::new(&pki.server(&[LOCAL])).build()));
     let [one, two] = echoes();
@@ -349,12 +290,7 @@ fn in_a_pod_the_service_account_is_all_that_is_needed() {
     let config = Config::app(&["{ kubernetes: { service: orders } }"], "");
     let in_pod = |config: &Config| {
         Ambassador::start_with(config, |command| {
-            let script = r#"mount --bind "$0" /run && exec "$@""#;
-            run_by(
-                command,
-                "unshare",
-                &["--mount", "--", "sh", "-c", script, &run.path().display().to_string()],
-            );
+            run_with_run_folder(command, run.path());
             command.env("KUBERNETES_SERVICE_HOST", LOCAL).env("KUBERNETES_SERVICE_PORT", api.port());
         })
     };
@@ -389,7 +325,7 @@ fn an_api_server_is_verified_by_the_cas_that_are_named() {
     wait_members(&verified, &[&one]);
     let unverified = start(&api, &format!(", ca: {}", strangers.ca().display()));
     wait_error(&unverified, "the TLS handshake failed");
-    assert_eq!(members(&unverified), []);
+    assert_eq!(members(&unverified), [""; 0]);
 }
 
 #[test]
@@ -397,14 +333,10 @@ fn mistakes_have_their_place_and_check_connect_tells_what_was_found() {
     let api = KubeApi::start();
     let [one] = echoes();
     api.put("orders-1", one.port(), &[ready()]);
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let file = dir.path().join("listeners.yaml");
     let check = |endpoints: &str, more: &[&str], host: &str| {
-        let config = Config::app(&["10.0.0.1:1"], "").render(dir.path());
-        fs::write(&file, config.replace("\n    - 10.0.0.1:1", &format!(" {endpoints}"))).expect("a file");
-        let mut command = ambassador();
-        command.env("KUBERNETES_SERVICE_HOST", host).env("KUBERNETES_SERVICE_PORT", "443");
-        finish(command.arg("check").args(more).arg("--config").arg(&file))
+        check_with(endpoints, more, |command| {
+            command.env("KUBERNETES_SERVICE_HOST", host).env("KUBERNETES_SERVICE_PORT", "443");
+        })
     };
     let at = "address: \"https://k8s.test\"";
     for (endpoints, host, expected) in [

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::callers::run_by;
+use crate::callers::run_with_run_folder;
 use crate::harness::{Ambassador, Config, End, Upstream, finish, roles, until};
 
 /// The first place that a C library asks, nscd(8), in a mount namespace: it reads requests and never answers, for
@@ -38,11 +38,7 @@ impl Names {
     fn start(&self, upstream: &Upstream, listener: &str) -> Ambassador {
         let body = format!("bind: 127.0.0.1:0\ncluster: up\n{listener}");
         let config = Config::new().listener("app", &body).cluster("up", &[&upstream.address()], "");
-        let script = r#"mount --bind "$0" /run && exec "$@""#;
-        let run = self.folder.path().display().to_string();
-        Ambassador::start_with(&config, |command| {
-            run_by(command, "unshare", &["--mount", "--", "sh", "-c", script, &run]);
-        })
+        Ambassador::start_with(&config, |command| run_with_run_folder(command, self.folder.path()))
     }
 
     /// Waits until a lookup is under way, and keeps it waiting.

@@ -1,16 +1,18 @@
 //! Consul's own agents, each at an address of its own: its ports are fixed.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde_json::{Value, json};
 
-use super::daemon::keep;
-use super::{PATIENCE, until};
+use super::daemon::{OwnIp, keep};
+use super::http::{self, Call, Response};
+use super::until;
+
+/// HTTP, and what servers of one datacenter say to each other.
+const PORTS: [u16; 3] = [8500, 8300, 8301];
 
 /// Consul is not in this Debian; scripts/test fetches it from an older one.
 fn program() -> PathBuf {
@@ -23,7 +25,7 @@ fn program() -> PathBuf {
 
 /// An agent in server mode.
 pub(crate) struct Consul {
-    ip: String,
+    ip: OwnIp,
     dir: tempfile::TempDir,
     config: Value,
     keeper: Option<Child>,
@@ -34,7 +36,7 @@ impl Consul {
     /// The only server of its datacenter, and its leader. `config` overrides what is usual; an `IP` at the beginning of a text is its
     /// own.
     pub(crate) fn start(config: &Value) -> Self {
-        let mut consul = Self::spawn(Self::free_ip(), config);
+        let mut consul = Self::spawn(OwnIp::next(&PORTS), config);
         consul.wait_leader();
         consul.token = None;
         consul
@@ -42,24 +44,20 @@ impl Consul {
 
     /// Three servers of one datacenter.
     pub(crate) fn start_three() -> [Self; 3] {
-        let ips = [(); 3].map(|()| Self::free_ip());
-        let config = json!({ "bootstrap_expect": 3, "retry_join": ips, "retry_interval": "1s" });
+        let ips = [(); 3].map(|()| OwnIp::next(&PORTS));
+        let all = ips.each_ref().map(OwnIp::as_str);
+        let config = json!({ "bootstrap_expect": 3, "retry_join": all, "retry_interval": "1s" });
         let servers = ips.map(|ip| Self::spawn(ip, &config));
         servers.iter().for_each(Self::wait_leader);
         servers
     }
 
-    /// An address of the loopback network that no other agent of this process has.
-    fn free_ip() -> String {
-        static NEXT: AtomicU8 = AtomicU8::new(1);
-        format!("127.77.{}.{}", std::process::id() % 251, NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-
-    fn spawn(ip: String, config: &Value) -> Self {
+    fn spawn(ip: OwnIp, config: &Value) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let at = ip.as_str();
         let mut whole = json!({
-            "server": true, "bootstrap_expect": 1, "datacenter": "dc1", "node_name": ip.replace('.', "-"),
-            "bind_addr": ip, "client_addr": ip, "data_dir": dir.path().join("data"),
+            "server": true, "bootstrap_expect": 1, "datacenter": "dc1", "node_name": at.replace('.', "-"),
+            "bind_addr": at, "client_addr": at, "data_dir": dir.path().join("data"),
             "ports": { "dns": -1, "grpc": -1, "serf_wan": -1 },
             "disable_update_check": true, "enable_local_script_checks": false, "leave_on_terminate": false,
             // The quickest that Consul allows.
@@ -75,7 +73,7 @@ impl Consul {
     /// Starts it again with what it has on disk.
     pub(crate) fn begin(&mut self) {
         let (file, logs) = (self.dir.path().join("consul.json"), self.dir.path().join("logs"));
-        fs::write(&file, self.config.to_string().replace("\"IP ", &format!("\"{} ", self.ip)))
+        fs::write(&file, self.config.to_string().replace("\"IP ", &format!("\"{} ", self.ip.as_str())))
             .expect("a configuration");
         fs::create_dir_all(&logs).expect("a directory");
         let mut command = Command::new(program());
@@ -101,45 +99,34 @@ impl Consul {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}:8500", self.ip)
+        format!("http://{}:8500", self.ip.as_str())
     }
 
     pub(crate) fn wait_leader(&self) {
         until("Consul had a leader", || {
             let answer = self.request("GET", "/v1/status/leader", "").ok()?;
-            (answer.0 == 200 && answer.1.len() > 2).then_some(())
+            (answer.status == 200 && answer.body.len() > 2).then_some(())
         });
         // The leader takes registrations once it has taken over.
+        let name = self.ip.as_str().replace('.', "-");
         until("the leader was ready", || {
-            let answer = self.request("GET", "/v1/catalog/nodes", "").ok()?;
-            (answer.0 == 200 && answer.1.contains(&self.ip.replace('.', "-")) || answer.1.trim() == "[]")
-                .then_some(())
+            let Response { status, body, .. } = self.request("GET", "/v1/catalog/nodes", "").ok()?;
+            (status == 200 && body.contains(&name) || body.trim() == "[]").then_some(())
         });
     }
 
-    /// A request to its HTTP API: status and body.
-    pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
-        let mut stream = TcpStream::connect((self.ip.as_str(), 8500))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let token = self.token.map(|token| format!("X-Consul-Token: {token}\r\n")).unwrap_or_default();
-        let head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: consul\r\n{token}Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(head.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        Ok((status, body.to_owned()))
+    /// A request to its HTTP API.
+    fn request(&self, method: &str, path: &str, body: &str) -> io::Result<Response> {
+        let field = self.token.map(|token| ("X-Consul-Token", token));
+        http::call(self.ip.as_str(), 8500, Call { method, path, field, body })
     }
 
     #[track_caller]
     pub(crate) fn put(&self, path: &str, body: &Value) -> String {
         // A leader that has just been elected may answer 500 for a moment.
         until(format!("PUT {path} succeeded"), || {
-            let (status, answer) = self.request("PUT", path, &body.to_string()).ok()?;
-            (status == 200).then_some(answer)
+            let answer = self.request("PUT", path, &body.to_string()).ok()?;
+            (answer.status == 200).then_some(answer.body)
         })
     }
 

@@ -5,10 +5,11 @@
 //! comes when the test process ends in any way, stops the server and removes its files.
 
 use std::fs::{self, File, Permissions};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Pki, demand, finish};
 
@@ -92,4 +93,35 @@ rm -rf "$dir" "$pki""#;
 pub(crate) fn free_port() -> u16 {
     let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
     probe.local_addr().expect("an address").port()
+}
+
+/// An address of the loopback network for a server whose ports are fixed: no other one of the tests has it while the value
+/// lives, in this test process or another.
+pub(crate) struct OwnIp {
+    ip: String,
+    /// At the first of the ports, which the server uses by TCP.
+    _claim: UdpSocket,
+}
+
+impl OwnIp {
+    /// The next one where the TCP ports are free: a server of a test process that has just ended may be about to end.
+    #[track_caller]
+    pub(crate) fn next(ports: &[u16]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Test processes that run side by side begin far from each other.
+        let begin = std::process::id().wrapping_mul(97);
+        let next = || begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut candidates = (0..1000).map(|_| next() % (250 * 250));
+        let found = candidates.find_map(|number| {
+            let ip = format!("127.77.{}.{}", number / 250, 1 + number % 250);
+            let claim = UdpSocket::bind((ip.as_str(), ports[0])).ok()?;
+            let is_free = ports.iter().all(|port| TcpListener::bind((ip.as_str(), *port)).is_ok());
+            is_free.then_some(Self { ip, _claim: claim })
+        });
+        found.unwrap_or_else(|| panic!("of a thousand addresses none has the ports {ports:?} free"))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.ip
+    }
 }

@@ -1,21 +1,23 @@
 //! Debian's etcd, each member at a loopback address of its own: two ports are enough for all of them.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io;
 use std::process::{Child, Command};
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use data_encoding::BASE64;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::daemon::keep;
-use super::{Leaf, PATIENCE, demand, until};
+use super::daemon::{OwnIp, keep};
+use super::http::{self, Call, Response};
+use super::{Leaf, demand, until};
+
+/// For clients, for members, and those that tests add.
+const PORTS: [u16; 4] = [2379, 2380, 2377, 2378];
 
 /// A member.
 pub(crate) struct Etcd {
-    ip: String,
+    ip: OwnIp,
     dir: tempfile::TempDir,
     arguments: Vec<String>,
     keeper: Option<Child>,
@@ -25,8 +27,7 @@ pub(crate) struct Etcd {
 impl Etcd {
     /// The only member of its cluster.
     pub(crate) fn start() -> Self {
-        let ip = free_ip();
-        let mut member = Self::new(&ip, std::slice::from_ref(&ip));
+        let mut member = Self::alone();
         member.begin();
         member.wait_ready();
         member
@@ -34,10 +35,9 @@ impl Etcd {
 
     /// The same over https at port 2377 too, with that certificate for the member's address.
     pub(crate) fn start_with_tls(certificate: impl FnOnce(&str) -> Leaf) -> Self {
-        let ip = free_ip();
-        let mut member = Self::new(&ip, std::slice::from_ref(&ip));
-        let Leaf { cert, key, .. } = certificate(&ip);
-        let urls = format!("{},https://{ip}:2377", member.url());
+        let mut member = Self::alone();
+        let Leaf { cert, key, .. } = certificate(member.ip());
+        let urls = format!("{},https://{}:2377", member.url(), member.ip());
         member.set("--listen-client-urls", &urls);
         member.set("--cert-file", &cert.display().to_string());
         member.set("--key-file", &key.display().to_string());
@@ -48,21 +48,29 @@ impl Etcd {
 
     /// Three members of one cluster.
     pub(crate) fn start_three() -> [Self; 3] {
-        let ips = [(); 3].map(|()| free_ip());
-        let mut members = ips.each_ref().map(|ip| Self::new(ip, &ips));
+        let ips = [(); 3].map(|()| OwnIp::next(&PORTS));
+        let all = ips.each_ref().map(|ip| ip.as_str().to_owned());
+        let mut members = ips.map(|ip| Self::new(ip, &all));
         members.iter_mut().for_each(Self::begin);
         members.iter().for_each(Self::wait_ready);
         members
     }
 
-    fn new(ip: &str, ips: &[String]) -> Self {
-        let (client, peer) = (format!("http://{ip}:2379"), format!("http://{ip}:2380"));
-        let all: Vec<_> = ips.iter().map(|ip| format!("{ip}=http://{ip}:2380")).collect();
+    fn alone() -> Self {
+        let ip = OwnIp::next(&PORTS);
+        let all = [ip.as_str().to_owned()];
+        Self::new(ip, &all)
+    }
+
+    fn new(ip: OwnIp, all: &[String]) -> Self {
+        let name = ip.as_str().to_owned();
+        let (client, peer) = (format!("http://{name}:2379"), format!("http://{name}:2380"));
+        let all: Vec<_> = all.iter().map(|ip| format!("{ip}=http://{ip}:2380")).collect();
         let dir = tempfile::tempdir().expect("a temporary directory");
         let data = dir.path().join("data").display().to_string();
-        let mut member = Self { ip: ip.to_owned(), dir, arguments: Vec::new(), keeper: None, token: None };
+        let mut member = Self { ip, dir, arguments: Vec::new(), keeper: None, token: None };
         for (name, value) in [
-            ("--name", ip),
+            ("--name", &name),
             ("--data-dir", &data),
             ("--listen-client-urls", &client),
             ("--advertise-client-urls", &client),
@@ -106,11 +114,11 @@ impl Etcd {
     }
 
     pub(crate) fn ip(&self) -> &str {
-        &self.ip
+        self.ip.as_str()
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}:2379", self.ip)
+        format!("http://{}:2379", self.ip())
     }
 
     /// A write succeeds.
@@ -118,32 +126,18 @@ impl Etcd {
         self.call("/v3/kv/put", &json!({ "key": BASE64.encode(b"ready"), "value": "" }));
     }
 
-    /// A call of its JSON gateway: status and body.
-    fn request(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
-        let mut stream = TcpStream::connect((self.ip.as_str(), 2379))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let token = self.token.as_ref().map(|token| format!("Authorization: {token}\r\n"));
-        let (token, length) = (token.unwrap_or_default(), body.len());
-        let head =
-            format!("{method} {path} HTTP/1.0\r\nHost: etcd\r\n{token}Content-Length: {length}\r\n\r\n");
-        stream.write_all(format!("{head}{body}").as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        Ok((status, answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned()))
+    /// A call of its JSON gateway.
+    fn request(&self, method: &str, path: &str, body: &str) -> io::Result<Response> {
+        let field = self.token.as_ref().map(|token| ("Authorization", token.as_str()));
+        http::call(self.ip(), 2379, Call { method, path, field, body })
     }
 
     /// A call that succeeds, now or once there is a leader.
     #[track_caller]
     pub(crate) fn call(&self, path: &str, body: &Value) -> Value {
-        let mut last = None;
         until(format!("{path} succeeded"), || {
-            let answered = self.request("POST", path, &body.to_string());
-            if let Ok((200, answer)) = &answered {
-                return Some(serde_json::from_str(answer).expect("JSON"));
-            }
-            last = Some(answered);
-            None
+            let answer = self.request("POST", path, &body.to_string()).ok()?;
+            (answer.status == 200).then(|| answer.json())
         })
     }
 
@@ -201,10 +195,15 @@ impl Etcd {
     }
 
     /// The sum of its samples whose name, with labels, begins so.
-    pub(crate) fn metric(&self, begins: &str) -> f64 {
-        let (_, body) = self.request("GET", "/metrics", "").unwrap_or_default();
+    fn metric(&self, begins: &str) -> f64 {
+        let body = self.request("GET", "/metrics", "").map_or_else(|_| String::new(), |answer| answer.body);
         let samples = body.lines().filter(|line| line.starts_with(begins));
         samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// How many times a range of keys was read since it began.
+    pub(crate) fn ranges(&self) -> f64 {
+        self.metric(r#"grpc_server_handled_total{grpc_code="OK",grpc_method="Range""#)
     }
 
     pub(crate) fn is_watched(&self) -> bool {
@@ -218,10 +217,4 @@ impl Drop for Etcd {
             self.kill();
         }
     }
-}
-
-/// An address of the loopback network that no other member of this process has.
-fn free_ip() -> String {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
-    format!("127.78.{}.{}", std::process::id() % 251, NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -11,6 +11,7 @@ mod config;
 pub(crate) mod consul;
 pub(crate) mod daemon;
 mod dead;
+pub(crate) mod discovery;
 mod dns;
 pub(crate) mod etcd;
 pub(crate) mod http;
