@@ -20,7 +20,8 @@ mod alarm; // 1
 mod blocking; // 1
 mod head; // 1, pure
 mod policy; // 1, pure
-mod protocol; // 1, pure
+mod protocol;
+mod xds; // 1 // 1, pure
 
 mod drain; // 2
 mod metrics; // 2

@@ -28,6 +28,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("head", 1),
     ("policy", 1),
     ("protocol", 1),
+    ("xds", 1),
     ("drain", 2),
     ("metrics", 2),
     ("tls", 2),
@@ -51,7 +52,7 @@ const LAYERS: &[(&str, u32)] = &[
 ];
 
 /// Modules without effects.
-const PURE: &[&str] = &["head", "policy", "protocol"];
+const PURE: &[&str] = &["head", "policy", "protocol", "xds"];
 
 /// Text that a pure module may not contain, and the rule.
 const IMPURE: &[(&str, &str)] = &[

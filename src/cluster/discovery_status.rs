@@ -53,6 +53,8 @@ pub(crate) enum OriginKind {
     Etcd,
     /// A Service of Kubernetes.
     Kubernetes,
+    /// A cluster of a control plane that speaks xDS.
+    Xds,
 }
 
 /// Shared by a cluster and the task that finds its endpoints.
@@ -73,6 +75,7 @@ impl OriginKind {
             Self::Consul => "consul",
             Self::Etcd => "etcd",
             Self::Kubernetes => "kubernetes",
+            Self::Xds => "xds",
         }
     }
 }
@@ -96,9 +99,11 @@ impl DiscoveryStatus {
             Some(match origin.kind {
                 OriginKind::Name | OriginKind::Service => format!("cannot resolve {}: {error}", origin.name),
                 // The text says which file, with line and column where there are any, or which server.
-                OriginKind::File | OriginKind::Consul | OriginKind::Etcd | OriginKind::Kubernetes => {
-                    error.to_owned()
-                }
+                OriginKind::File
+                | OriginKind::Consul
+                | OriginKind::Etcd
+                | OriginKind::Kubernetes
+                | OriginKind::Xds => error.to_owned(),
             })
         })
     }

@@ -64,8 +64,9 @@ pub(crate) use ready::Ready;
 pub(crate) use settings::{DialSettings, PreconnectSettings, SendProxy, Settings};
 use snapshot::Snapshot;
 pub(crate) use source::{
-    ENDPOINTS_MAX, EndpointsFile, RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest,
-    RemoteSource, Source, SourceIdentity, SrvService, Target, ToTarget,
+    ControlPlane, ENDPOINTS_MAX, EndpointsFile, MakeQuery, RemoteAnswer, RemoteProgress, RemoteQuery,
+    RemoteQuestion, RemoteReads, RemoteRequest, RemoteSource, Source, SourceIdentity, SrvService, Target,
+    ToTarget, XdsQuestion,
 };
 use spares::Spares;
 pub(crate) use spares::{PORTION, Spare, SpareLogin};

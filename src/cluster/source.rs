@@ -16,6 +16,7 @@ use super::discovery_status::OriginKind;
 use super::endpoint::{Address, Host, Settings};
 use crate::http::{HttpField, HttpUrl};
 use crate::tls::Roots;
+use crate::xds::Node;
 
 /// The most endpoints that discovery gives a cluster. A longer file is a mistake; what names and records have beyond it is left
 /// out, with a warning.
@@ -72,11 +73,12 @@ impl Source {
             Self::Listed(_) | Self::Service(_) | Self::File(_) => None,
         };
         remote.into_iter().flat_map(|remote| {
-            let roots = match &remote.roots {
+            let ControlPlane { roots, token, .. } = &*remote.control_plane;
+            let roots = match roots {
                 Roots::File(path) => Some(path),
                 Roots::System | Roots::WebPki | Roots::Bundle(_) | Roots::Nobody => None,
             };
-            remote.token.iter().chain(roots)
+            token.iter().chain(roots)
         })
     }
 
@@ -96,8 +98,8 @@ impl Source {
                 (format!("srv {name} ({server_name}, {domain})"), Vec::new())
             }
             Self::File(_) => return None,
-            Self::Remote(RemoteSource { kind, name, servers, server_name, .. }) => {
-                let servers = servers.iter().map(ToString::to_string).collect();
+            Self::Remote(RemoteSource { kind, name, control_plane, server_name, .. }) => {
+                let servers = control_plane.servers.iter().map(ToString::to_string).collect();
                 (format!("{} {name} ({server_name})", kind.label()), servers)
             }
         };
@@ -174,37 +176,64 @@ impl fmt::Debug for EndpointsFile {
     }
 }
 
-/// What is asked by HTTP for endpoints: Consul, etcd, Kubernetes.
+/// Servers that are asked for endpoints, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct ControlPlane {
+    /// Where one fails, the next one is asked.
+    pub(crate) servers: Vec<HttpUrl>,
+    /// Who certifies them, where they are asked over TLS.
+    pub(crate) roots: Roots,
+    /// The file of the secret that they are asked with; it is read again for each request.
+    pub(crate) token: Option<PathBuf>,
+}
+
+/// What is asked over the network for endpoints: Consul, etcd, Kubernetes, xDS.
 #[derive(Clone)]
 pub struct RemoteSource {
     /// Which of them.
     pub(crate) kind: OriginKind,
     /// What it is asked for, as people call it.
     pub name: String,
-    /// Its servers; where one fails, the next one is asked.
-    pub(crate) servers: Vec<HttpUrl>,
-    /// Who certifies them, where they are asked over TLS.
-    pub roots: Roots,
-    /// The file of the secret that it is asked with; it is read again for each request.
-    pub token: Option<PathBuf>,
+    /// Who is asked.
+    pub(crate) control_plane: Arc<ControlPlane>,
     /// Whether an answer without any endpoint removes those that are known.
     pub accepts_empty: bool,
     /// The configured name for TLS to the endpoints; empty: their own.
     pub server_name: String,
-    /// Begins to ask.
-    pub query: MakeQuery,
+    /// What is asked.
+    pub(crate) question: RemoteQuestion,
+}
+
+/// What a server is asked.
+#[derive(Clone)]
+pub(crate) enum RemoteQuestion {
+    /// By requests of its own: begins to ask.
+    Http(MakeQuery),
+    /// By a stream that all clusters share.
+    Xds(XdsQuestion),
+}
+
+/// The endpoints of one cluster, by xDS.
+#[derive(Clone)]
+pub(crate) struct XdsQuestion {
+    /// Who asks.
+    pub(crate) node: Arc<Node>,
+    /// The name of the ClusterLoadAssignment.
+    pub(crate) resource: String,
+    /// Makes targets.
+    pub(crate) to_target: ToTarget,
 }
 
 /// Makes a target of an endpoint's host, port and weight.
 pub(crate) type ToTarget = Arc<dyn Fn(&str, u16, u32) -> Result<Target, String> + Send + Sync>;
 
-/// See [`RemoteSource::query`].
+/// See [`RemoteQuestion::Http`].
 pub(crate) type MakeQuery = Arc<dyn Fn() -> Box<dyn RemoteQuery> + Send + Sync>;
 
 impl RemoteSource {
     /// Kind, name and servers in words.
     pub(crate) fn describe(&self) -> String {
-        let servers: Vec<_> = self.servers.iter().map(ToString::to_string).collect();
+        let servers: Vec<_> = self.control_plane.servers.iter().map(ToString::to_string).collect();
         format!("{} {} at {}", self.kind.label(), self.name, servers.join(", "))
     }
 }
@@ -219,7 +248,7 @@ impl fmt::Debug for RemoteSource {
 }
 
 /// What a server is asked, and how its answers are read. Without I/O or a clock: [`crate::discovery`] sends and receives.
-pub trait RemoteQuery: fmt::Debug + Send + Sync {
+pub(crate) trait RemoteQuery: fmt::Debug + Send + Sync {
     /// The next request, with the secret if there is one.
     fn request(&mut self, token: Option<&str>) -> RemoteRequest;
 
@@ -251,7 +280,7 @@ pub trait RemoteQuery: fmt::Debug + Send + Sync {
 }
 
 /// A request to a server that lists endpoints.
-pub struct RemoteRequest {
+pub(crate) struct RemoteRequest {
     /// GET, or POST where the API is one of calls.
     pub(crate) method: Method,
     /// Path and query below the server's URL.
@@ -288,7 +317,7 @@ pub(crate) enum RemoteReads {
 
 /// An answer, or a line of one.
 #[derive(Debug)]
-pub struct RemoteAnswer<'a> {
+pub(crate) struct RemoteAnswer<'a> {
     /// The HTTP status.
     pub(crate) status: u16,
     /// The header.
@@ -309,7 +338,7 @@ impl RemoteProgress {
 
 /// What an answer was good for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum RemoteProgress {
+pub(crate) enum RemoteProgress {
     /// The endpoints are these.
     Targets(Vec<Target>),
     /// The endpoints are these; what is wrong with others that were named, in words.

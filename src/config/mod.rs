@@ -123,6 +123,7 @@ impl Config {
             file_access: None,
             is_confined: false,
             host: resolve::HostView::default(),
+            xds: resolve::XdsSection::default(),
             findings: &mut findings,
         }
         .admin_alone(&root);
@@ -168,6 +169,7 @@ impl Config {
             file_access,
             is_confined: false,
             host: resolve::HostView::default(),
+            xds: resolve::XdsSection::default(),
             findings: &mut findings,
         }
         .config(&root);

@@ -23,6 +23,7 @@ mod ports;
 mod remote_source;
 mod resilience;
 mod tls;
+mod xds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ use crate::admin::ConfigId;
 use crate::name::ClusterName;
 use claimed_addresses::ClaimedAddresses;
 pub(super) use host_view::HostView;
+pub(super) use xds::XdsSection;
 
 /// The clusters without mistakes.
 type ClustersByName<'a> = BTreeMap<&'a ClusterName, &'a crate::cluster::Settings>;
@@ -47,12 +49,15 @@ pub(super) struct SettingsBuilder<'a> {
     /// Whether the process is or will be restricted.
     pub(super) is_confined: bool,
     pub(super) host: HostView,
+    /// The control plane of section `xds`.
+    pub(super) xds: XdsSection,
     pub(super) findings: &'a mut Findings,
 }
 
 impl SettingsBuilder<'_> {
     pub(super) fn config(&mut self, root: &Section) -> Option<Config> {
         self.is_confined = is_confined(root).unwrap_or_default();
+        self.xds = self.xds(root);
         let mut identities = self.identities(root);
         let clusters: Vec<_> = root
             .names("clusters")

@@ -24,10 +24,11 @@ use super::keeping::{self, KeepEvent, KeepFolder, Keeping};
 use super::loop_detection::LoopDetector;
 use super::name::{Family, FamilyAnswer, KnownName, NameAnswer};
 use super::query_result::QueryResult;
-use super::remote::{RemoteResult, WatchedRemote};
+use super::remote::WatchedRemote;
 use super::resolver::{Late, NoAnswer, Resolver};
-use super::source_update::SourceUpdate;
+use super::source_update::{RemoteResult, SourceUpdate};
 use super::srv::{self, SrvRecord};
+use super::xds_streams::XdsStreams;
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{
@@ -81,6 +82,8 @@ pub(crate) struct DiscoveryServices {
     pub resolver: Arc<Resolver>,
     /// Finds endpoints that are our own listeners.
     pub own: Arc<LoopDetector>,
+    /// Streams to control planes.
+    pub xds: XdsStreams,
     /// Where the last good endpoints are kept.
     pub keep: KeepFolder,
 }
@@ -190,7 +193,7 @@ impl Following {
             }
             Source::Remote(remote) => {
                 let (resolver, rng) = (Arc::clone(&following.services.resolver), following.rng.fork());
-                following.remote = Some(WatchedRemote::new(remote, resolver, rng));
+                following.remote = Some(WatchedRemote::new(remote, &following.services.xds, resolver, rng));
             }
         }
         Some(following)

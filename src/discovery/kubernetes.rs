@@ -16,7 +16,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::cluster::{RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, Target};
-use crate::http::{HttpField, KEPT, percent_encoded};
+use crate::http::{HttpField, KEPT, bearer, percent_encoded};
 use endpoint_slice::EndpointSlice;
 pub(crate) use endpoint_slice::PortChoice;
 pub(crate) use slices::EndpointChoice;
@@ -272,14 +272,6 @@ impl RemoteQuery for KubernetesQuery {
             (self.position, self.slices) = (Position::start(), Slices::default());
         }
     }
-}
-
-fn bearer(token: &str) -> Zeroizing<String> {
-    // With its final capacity: a string that grows leaves a copy behind.
-    let mut value = Zeroizing::new(String::with_capacity("Bearer ".len() + token.len()));
-    value.push_str("Bearer ");
-    value.push_str(token);
-    value
 }
 
 /// Text that is sent back as it came.

@@ -18,10 +18,12 @@ mod query_result;
 mod remote;
 mod resolv_conf;
 mod resolver;
+mod server_access;
 mod servers;
 mod source_update;
 mod srv;
 mod words;
+mod xds_streams;
 
 pub(crate) use consul::{ConsulQuery, ConsulSettings};
 pub(crate) use etcd::{EtcdQuery, EtcdSettings, ParseValue};

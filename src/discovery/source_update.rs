@@ -13,6 +13,9 @@ pub(super) enum SourceUpdate {
     Error(String),
 }
 
+/// What a server said about the endpoints; `None`: they are those of before.
+pub(super) type RemoteResult = Option<SourceUpdate>;
+
 /// So many characters of an error are told, in the log for each change and to each session that is refused for want of endpoints. What
 /// is wrong may be quoted from an answer of any length.
 const ERROR_SHOWN: usize = 600;

@@ -71,27 +71,36 @@ impl fmt::Debug for HttpResponse {
 /// See [`HttpError`].
 pub(crate) async fn open(request: HttpRequest<'_>, terms: HttpTerms<'_>) -> Result<HttpResponse, HttpError> {
     let url = request.url;
-    let exchange = Exchange { url, step: Mutex::new("connecting") };
+    let exchange = Exchange::new(url);
     let request = request_of(request)?;
     let (connected_by, until) = (terms.connected_by.min(terms.until), terms.until);
     let stream = exchange.within(connected_by, exchange.connect(&terms, connected_by)).await?;
-    *exchange.step.lock() = "waiting for the answer";
+    exchange.begin("waiting for the answer");
     exchange.within(until, exchange.talk(stream, request)).await
 }
 
 /// A connection, over which a request may be sent.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-struct Exchange<'a> {
+/// A request that is under way.
+pub(super) struct Exchange<'a> {
     url: &'a HttpUrl,
     /// What it is doing, in words.
     step: Mutex<&'static str>,
 }
 
-impl Exchange<'_> {
-    async fn within<T>(
+impl<'a> Exchange<'a> {
+    pub(super) const fn new(url: &'a HttpUrl) -> Self {
+        Self { url, step: Mutex::new("connecting") }
+    }
+
+    pub(super) fn begin(&self, step: &'static str) {
+        *self.step.lock() = step;
+    }
+
+    pub(super) async fn within<T>(
         &self,
         until: Instant,
         work: impl Future<Output = Result<T, HttpError>>,
@@ -109,7 +118,11 @@ impl Exchange<'_> {
         }
     }
 
-    async fn connect(&self, terms: &HttpTerms<'_>, until: Instant) -> Result<Box<dyn Stream>, HttpError> {
+    pub(super) async fn connect(
+        &self,
+        terms: &HttpTerms<'_>,
+        until: Instant,
+    ) -> Result<Box<dyn Stream>, HttpError> {
         if let Some(socket) = self.url.socket() {
             let stream = UnixStream::connect(socket).await.map_err(|error| self.failed(error))?;
             return Ok(Box::new(stream));
@@ -120,13 +133,13 @@ impl Exchange<'_> {
         }
         let missing = || HttpError::Local(self.url.to_string(), "no CAs were read for it".into());
         let config = terms.tls.clone().ok_or_else(missing)?;
-        *self.step.lock() = "the TLS handshake";
+        self.begin("the TLS handshake");
         let name = ServerName::try_from(self.url.host.clone()).expect("it was read before");
         let stream = TlsConnector::from(config).connect(name, socket).await;
         Ok(Box::new(stream.map_err(|error| self.failed(tls::https_failure(&error)))?))
     }
 
-    fn failed(&self, reason: impl fmt::Display) -> HttpError {
+    pub(super) fn failed(&self, reason: impl fmt::Display) -> HttpError {
         HttpError::Step { url: self.url.to_string(), step: *self.step.lock(), reason: reason.to_string() }
     }
 

@@ -6,6 +6,7 @@
 
 mod encoding;
 mod exchange;
+mod grpc;
 pub(crate) mod moment;
 mod url;
 
@@ -18,9 +19,10 @@ use zeroize::Zeroizing;
 
 pub(crate) use encoding::{KEPT, form, percent_encoded};
 pub(crate) use exchange::{HttpResponse, HttpTerms, open};
+pub(crate) use grpc::{GrpcSender, GrpcStream};
 pub(crate) use url::{HttpUrl, PlainHttp};
 
-use crate::tls::{self, CredentialFiles, Roots};
+use crate::tls::{self, CredentialFiles, HttpVersion, Roots};
 use crate::{alarm, clock, workers};
 
 /// For the whole of a request: names, connection, TLS, answer.
@@ -44,6 +46,15 @@ impl fmt::Debug for HttpField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("HttpField").field(&self.0).finish_non_exhaustive()
     }
+}
+
+/// The value of `Authorization` with that token (RFC 6750 §2.1).
+pub(crate) fn bearer(token: &str) -> Zeroizing<String> {
+    // With its final capacity: a string that grows leaves a copy behind.
+    let mut value = Zeroizing::new(String::with_capacity("Bearer ".len() + token.len()));
+    value.push_str("Bearer ");
+    value.push_str(token);
+    value
 }
 
 /// An answer that is no redirect.
@@ -94,6 +105,9 @@ pub(crate) enum HttpError {
         "{0} answers by a redirect (HTTP {1}), which is not followed: the configuration must have the final URL"
     )]
     Redirect(String, u16),
+    /// The server has ended a stream with an error of gRPC, in words.
+    #[error("{0}: {1}")]
+    Status(String, String),
     /// The answer exceeds the limit.
     #[error("{0} answers with more than {1} bytes")]
     TooLong(String, usize),
@@ -106,8 +120,10 @@ pub(crate) enum HttpError {
 pub(crate) fn send(request: HttpRequest<'_>, roots: &Roots) -> Result<HttpAnswer, HttpError> {
     let url = request.url;
     let local = |error: std::io::Error| HttpError::Local(url.to_string(), error.to_string());
-    let tls =
-        url.is_tls().then(|| tls::https_config(roots.clone(), &CredentialFiles::default())).transpose()?;
+    let tls = url
+        .is_tls()
+        .then(|| tls::https_config(roots.clone(), HttpVersion::Http1, &CredentialFiles::default()))
+        .transpose()?;
     let runtime = workers::runtime().map_err(local)?;
     let until = clock::now() + DEADLINE;
     let answering = Box::pin(async {

@@ -10,11 +10,33 @@ use super::{
     SetupError, TlsStart, Verify,
 };
 
+/// The version of HTTP that is spoken over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HttpVersion {
+    Http1,
+    /// For gRPC.
+    Http2,
+}
+
+impl HttpVersion {
+    /// Its name in ALPN (RFC 7301 §6, RFC 9113 §3.2).
+    const fn alpn(self) -> &'static str {
+        match self {
+            Self::Http1 => "http/1.1",
+            Self::Http2 => "h2",
+        }
+    }
+}
+
 /// rustls' configuration for a request to a server that these CAs have certified. It reads the CAs, which may block.
 ///
 /// # Errors
 /// The CAs cannot be used.
-pub(crate) fn https_config(roots: Roots, files: &CredentialFiles) -> Result<Arc<ClientConfig>, SetupError> {
+pub(crate) fn https_config(
+    roots: Roots,
+    version: HttpVersion,
+    files: &CredentialFiles,
+) -> Result<Arc<ClientConfig>, SetupError> {
     let terms = PeerVerification {
         verify: Verify::Full,
         roots,
@@ -25,7 +47,7 @@ pub(crate) fn https_config(roots: Roots, files: &CredentialFiles) -> Result<Arc<
         terms: Some(terms),
         identities: Identities::default(),
         server_name: None,
-        alpn: vec!["http/1.1".into()],
+        alpn: vec![version.alpn().into()],
         min_version: MinVersion::Tls12,
         start: TlsStart::Direct,
     };

@@ -42,7 +42,7 @@ use rustls::{ClientConfig, SupportedCipherSuite, SupportedProtocolVersion};
 pub(crate) use credential_files::{CredentialFiles, secret as read_secret};
 pub(crate) use endpoint::{CredentialGenerations, EndpointOriginator, HandshakeInfo, HandshakeOptions};
 pub(crate) use extra_checks::{ExtraChecks, Pin};
-pub(crate) use https::{https_config, https_failure};
+pub(crate) use https::{HttpVersion, https_config, https_failure};
 pub(crate) use identities::{Identities, IdentityChoice, NoIdentity};
 pub(crate) use identity::{
     Bundles, Generation, Identity, IdentityError, IdentitySource, Issued, NoCertificate,

@@ -261,7 +261,7 @@ fn mistakes_have_their_place_and_check_connect_tells_what_was_found() {
         ("{ consul: { service: a, health: critical } }", "passing"),
         ("{ consul: { service: a, token: secret } }", "token"),
         ("{ konsul: { service: a } }", "consul"),
-        ("{}", "write a list, or one of `srv`, `file`, `consul`, `etcd` and `kubernetes`"),
+        ("{}", "write a list, or one of `srv`, `file`, `consul`, `etcd`, `kubernetes` and `xds`"),
     ] {
         let told = check(endpoints, &[]).must_exit(78);
         assert!(told.stderr.contains(expected), "{endpoints}: {}", told.stderr);

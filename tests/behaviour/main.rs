@@ -34,7 +34,8 @@ mod direct_clients; // clients of protocols with TLS from the first byte
 mod discovery; // endpoints from names, SRV records and files
 mod discovery_consul; // endpoints from Consul, and those kept on disk
 mod discovery_etcd; // endpoints from etcd
-mod discovery_kubernetes; // endpoints from Kubernetes
+mod discovery_kubernetes;
+mod discovery_xds; // endpoints from Kubernetes
 mod drain; // SIGTERM and what follows
 mod greetings; // servers that speak first, late or never
 mod half_close; // one direction ends first

@@ -39,6 +39,7 @@ impl SettingsBuilder<'_> {
         let local_address = self.local_address(cluster);
         let dial = self.dial(cluster, protocol.as_deref(), local_address);
         let around = ClusterContext {
+            name: name.to_owned(),
             has_tls,
             server_name: tls.as_ref().and_then(|tls| tls.as_ref()?.server_name().cloned()),
             local_address: local_address.flatten(),

@@ -19,6 +19,7 @@ use crate::discovery::literal;
 /// The settings of the cluster that its endpoints depend on.
 #[derive(Clone)]
 pub(super) struct ClusterContext {
+    pub(super) name: String,
     /// Whether the cluster uses TLS.
     pub(super) has_tls: bool,
     /// The name for endpoints without one of their own.
@@ -28,7 +29,7 @@ pub(super) struct ClusterContext {
 }
 
 /// The keys of which one says where endpoints are discovered.
-const SOURCES: [&str; 5] = ["srv", "file", "consul", "etcd", "kubernetes"];
+const SOURCES: [&str; 6] = ["srv", "file", "consul", "etcd", "kubernetes", "xds"];
 
 /// The endpoints that a cluster begins with, and the source of others.
 pub(super) struct Endpoints {
@@ -74,6 +75,7 @@ impl SettingsBuilder<'_> {
             [&"consul"] => self.consul(section.section("consul")?, around).map(Source::Remote),
             [&"etcd"] => self.etcd(section.section("etcd")?, around).map(Source::Remote),
             [&"kubernetes"] => self.kubernetes(section.section("kubernetes")?, around).map(Source::Remote),
+            [&"xds"] => self.xds_endpoints(section.section("xds")?, around).map(Source::Remote),
             [] => {
                 let (last, others) = SOURCES.split_last().expect("there are sources");
                 let words = format!("write a list, or one of `{}` and `{last}`", others.join("`, `"));
@@ -190,6 +192,7 @@ pub(super) fn parse(bytes: &[u8], file: &Path, around: &ClusterContext) -> Resul
             file_access: None,
             is_confined: false,
             host: HostView::default(),
+            xds: super::XdsSection::Absent,
             findings: &mut findings,
         }
         .targets(items, around)

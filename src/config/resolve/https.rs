@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::SettingsBuilder;
 use crate::config::raw::Section;
 use crate::credentials::password_exposure;
-use crate::tls::{Roots, https_config};
+use crate::tls::{HttpVersion, Roots, https_config};
 
 impl SettingsBuilder<'_> {
     /// `ca`: a PEM file, `system` or `webpki`.
@@ -19,7 +19,7 @@ impl SettingsBuilder<'_> {
 
     /// Reports a mistake if nothing can be verified by these CAs. For requests over TLS alone: the host's own are read for it.
     pub(super) fn require_https_roots(&mut self, section: &Section, roots: &Roots) {
-        if let Err(error) = https_config(roots.clone(), &self.host.credential_files) {
+        if let Err(error) = https_config(roots.clone(), HttpVersion::Http1, &self.host.credential_files) {
             self.findings.mistake(&section.at("ca"), error.to_string());
         }
     }

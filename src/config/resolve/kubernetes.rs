@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::SettingsBuilder;
 use super::endpoint::ClusterContext;
 use super::remote_source::{accepts_empty, shown, to_target};
-use crate::cluster::{OriginKind, RemoteQuery, RemoteSource};
+use crate::cluster::{ControlPlane, OriginKind, RemoteQuestion, RemoteSource};
 use crate::config::mistakes::quoted;
 use crate::config::raw::Section;
 use crate::discovery::{EndpointChoice, KubernetesQuery, KubernetesSettings, PortChoice};
@@ -48,12 +48,12 @@ impl SettingsBuilder<'_> {
         Some(RemoteSource {
             kind: OriginKind::Kubernetes,
             name: name_of(&settings),
-            servers: vec![server?],
-            roots: roots?,
-            token: token?,
+            control_plane: Arc::new(ControlPlane { servers: vec![server?], roots: roots?, token: token? }),
             accepts_empty: accepts_empty(section)?,
             server_name: shown(around),
-            query: Arc::new(move || Box::new(KubernetesQuery::new(settings.clone())) as Box<dyn RemoteQuery>),
+            question: RemoteQuestion::Http(Arc::new(move || {
+                Box::new(KubernetesQuery::new(settings.clone()))
+            })),
         })
     }
 

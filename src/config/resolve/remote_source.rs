@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use super::endpoint::{ClusterContext, parse, target};
 use super::listener::{said, unix_path};
 use super::{SettingsBuilder, address};
-use crate::cluster::{OriginKind, RemoteQuery, RemoteSource, ToTarget};
+use crate::cluster::{ControlPlane, OriginKind, RemoteQuery, RemoteQuestion, RemoteSource, ToTarget};
 use crate::config::mistakes::SourceLocation;
 use crate::config::raw::Section;
 use crate::credentials::secret_of;
@@ -42,12 +42,10 @@ impl SettingsBuilder<'_> {
         Some(RemoteSource {
             kind: OriginKind::Consul,
             name,
-            servers: servers?,
-            roots: roots?,
-            token: token?,
+            control_plane: Arc::new(ControlPlane { servers: servers?, roots: roots?, token: token? }),
             accepts_empty: accepts_empty(consul)?,
             server_name: shown(around),
-            query,
+            question: RemoteQuestion::Http(query),
         })
     }
 
@@ -69,12 +67,10 @@ impl SettingsBuilder<'_> {
         Some(RemoteSource {
             kind: OriginKind::Etcd,
             name: prefix,
-            servers: servers?,
-            roots: roots?,
-            token: token?,
+            control_plane: Arc::new(ControlPlane { servers: servers?, roots: roots?, token: token? }),
             accepts_empty: accepts_empty(etcd)?,
             server_name: shown(around),
-            query,
+            question: RemoteQuestion::Http(query),
         })
     }
 
@@ -134,7 +130,7 @@ impl SettingsBuilder<'_> {
     }
 
     /// The CAs of these servers; `None` where they are not known.
-    fn remote_roots(&mut self, section: &Section, servers: Option<&[HttpUrl]>) -> Option<Roots> {
+    pub(super) fn remote_roots(&mut self, section: &Section, servers: Option<&[HttpUrl]>) -> Option<Roots> {
         let roots = self.https_roots(section)?;
         if let Some(servers) = servers {
             self.judge_transport(section, servers, &roots);
@@ -161,11 +157,11 @@ pub(super) fn accepts_empty(section: &Section) -> Option<bool> {
     section.choice("empty", &[("keep", false), ("accept", true)])
 }
 
-fn owned(section: &Section, key: &str) -> Option<Option<String>> {
+pub(super) fn owned(section: &Section, key: &str) -> Option<Option<String>> {
     Some(section.optional_text(key)?.map(ToOwned::to_owned))
 }
 
-fn texts(section: &Section, key: &str) -> Option<Vec<String>> {
+pub(super) fn texts(section: &Section, key: &str) -> Option<Vec<String>> {
     if !section.is_given(key) {
         return Some(Vec::new());
     }

@@ -15,6 +15,7 @@ pub(in crate::config) static ROOT: SectionSpec = SectionSpec {
         section("runtime", &RUNTIME),
         section("shutdown", &SHUTDOWN),
         section("discovery", &DISCOVERY),
+        optional("xds", ValueKind::Section(&XDS), XDS.about),
         optional("identities", ValueKind::Names(&IDENTITY),
             "Client certificates by name, for use in several clusters (tls.identity)."),
         required("listeners", ValueKind::Names(&LISTENER), "Listeners by name: the addresses where applications connect."),
@@ -28,6 +29,34 @@ static DISCOVERY: SectionSpec = SectionSpec {
         optional("keep", ValueKind::Text("/var/lib/ambassador"),
             "Folder for the last good endpoints of each cluster, with which a host that starts while nobody answers serves; \
              `none`: nothing is kept. Default: $STATE_DIRECTORY if systemd sets it, else none."),
+    ],
+};
+
+static XDS: SectionSpec = SectionSpec {
+    about: "The control plane that speaks xDS, for clusters with `endpoints: { xds: … }`: one stream of delta ADS for all of them.",
+    keys: &[
+        required("servers", ValueKind::Either(&[XDS_SERVER, ValueKind::List(&XDS_SERVER)]),
+            "A server, or a list of them: URLs, or unix:PATH. Where one fails, the next is asked. Without TLS they must be on this \
+             host, unless `allow_plaintext` is set."),
+        section("node", &XDS_NODE),
+        optional("token", ValueKind::Section(&SECRET_FILE), "A bearer token; it is read for each stream."),
+        REMOTE_CA,
+        ALLOW_PLAINTEXT,
+    ],
+};
+
+const XDS_SERVER: ValueKind = ValueKind::Text("https://control.example.com:18000");
+
+static XDS_NODE: SectionSpec = SectionSpec {
+    about: "As what we ask: `node` of the first request.",
+    keys: &[
+        optional("id", ValueKind::Text("host-7"), "Who asks. Default: the host's name."),
+        default("cluster", ValueKind::Text("hosts"), "ambassador", "The group that it belongs to."),
+        optional("region", ValueKind::Text("eu-central-1"), "Its region."),
+        optional("zone", ValueKind::Text("eu-central-1a"), "Its zone."),
+        optional("sub_zone", ValueKind::Text("rack-4"), "Its part of the zone."),
+        optional("metadata", ValueKind::List(&ValueKind::Text("NAMESPACE=shop")),
+            "What the control plane wants to know beyond that: texts of the form NAME=VALUE."),
     ],
 };
 
@@ -432,7 +461,7 @@ static EXCHANGE_CHECK: SectionSpec = SectionSpec {
 };
 
 static SOURCE: SectionSpec = SectionSpec {
-    about: "How the servers are discovered: exactly one of `srv`, `file`, `consul`, `etcd` and `kubernetes`.",
+    about: "How the servers are discovered: exactly one of `srv`, `file`, `consul`, `etcd`, `kubernetes` and `xds`.",
     keys: &[
         optional("srv", ValueKind::Text("_postgresql._tcp.example.com"),
             "Name of an SRV record; it is resolved again when its TTL has passed."),
@@ -441,6 +470,16 @@ static SOURCE: SectionSpec = SectionSpec {
         optional("consul", ValueKind::Section(&CONSUL), CONSUL.about),
         optional("etcd", ValueKind::Section(&ETCD), ETCD.about),
         optional("kubernetes", ValueKind::Section(&KUBERNETES), KUBERNETES.about),
+        optional("xds", ValueKind::Section(&XDS_ENDPOINTS), XDS_ENDPOINTS.about),
+    ],
+};
+
+static XDS_ENDPOINTS: SectionSpec = SectionSpec {
+    about: "The endpoints that the control plane under `xds` has for a cluster (EDS).",
+    keys: &[
+        optional("service", ValueKind::Text("orders"),
+            "What the control plane calls it: the name of the ClusterLoadAssignment. Default: the cluster's own name."),
+        EMPTY,
     ],
 };
 

@@ -151,6 +151,7 @@ fn every_supported_key_is_asked_for() {
         include_str!("../resolve/remote_source.rs"),
         include_str!("../resolve/resilience.rs"),
         include_str!("../resolve/tls.rs"),
+        include_str!("../resolve/xds.rs"),
     );
     fn check(spec: &SectionSpec) {
         for key in spec.keys {

@@ -37,7 +37,7 @@ impl Config {
     pub(crate) fn cluster(mut self, name: &str, endpoints: &[&str], body: &str) -> Self {
         // A discovery source instead of a list.
         if let [one] = endpoints
-            && ["{ srv:", "{ file:", "{ consul:", "{ etcd:", "{ kubernetes:"]
+            && ["{ srv:", "{ file:", "{ consul:", "{ etcd:", "{ kubernetes:", "{ xds:"]
                 .iter()
                 .any(|source| one.starts_with(source))
         {

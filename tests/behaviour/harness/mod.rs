@@ -32,6 +32,7 @@ mod tls;
 pub(crate) mod token_server;
 mod upstream;
 pub(crate) mod workload;
+pub(crate) mod xds;
 
 use std::fmt::Display;
 use std::thread;

@@ -123,7 +123,7 @@ fn endpoints_are_servers() {
     );
     let source = |source: &str| with("", BIND, &format!("endpoints: {{ {source} }}"));
     let at = "clusters.up.endpoints";
-    check(&source(""), &[("9:5", at, "one of `srv`, `file`, `consul`, `etcd` and `kubernetes`")]);
+    check(&source(""), &[("9:5", at, "one of `srv`, `file`, `consul`, `etcd`, `kubernetes` and `xds`")]);
     check(&source("srv: a, file: b"), &[("9:32", &format!("{at}.file"), "do not go together")]);
     check(&source("srv: 'a:1'"), &[("9:23", &format!("{at}.srv"), "_SERVICE._tcp.DOMAIN")]);
     check(&source("dns: a"), &[("9:5", at, "one of"), ("9:18", &format!("{at}.dns"), "unknown key")]);

@@ -1,0 +1,489 @@
+//! Streams to control planes that speak xDS, one for all the clusters that ask the same servers as the same node.
+//!
+//! A task has the stream and [`XdsClient`], which decides what is sent and what an answer means. It begins with the first subscription
+//! and ends a while after the last one, so that a reload does not end it. What is known stays while there is no stream.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use hyper::header::AUTHORIZATION;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use super::resolver::Resolver;
+use super::server_access::{Access, ServerAccess};
+use super::source_update::{RemoteResult, SourceUpdate};
+use super::words;
+use crate::blocking::BlockingTask;
+use crate::cluster::{ControlPlane, ENDPOINTS_MAX, Target, ToTarget, XdsQuestion};
+use crate::http::{GrpcStream, HttpField, HttpTerms, HttpUrl, bearer};
+use crate::policy::ask_schedule::{AskSchedule, PACE, RETRY_MAX_EMPTY};
+use crate::policy::backoff;
+use crate::sync::Mutex;
+use crate::tls::HttpVersion;
+use crate::xds::{LoadAssignment, Node, XdsChange, XdsClient, XdsReply};
+use crate::{alarm, clock};
+
+/// The method of delta ADS.
+const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// The longest message that is taken, in bytes.
+const MESSAGE_MAX: usize = 16 * 1024 * 1024;
+/// Longer messages are read on a thread of their own: this one probes and answers scrapes too.
+const ASIDE: usize = 64 * 1024;
+/// For connecting, TLS and HTTP/2's handshake.
+const CONNECTION: Duration = Duration::from_secs(10);
+/// A stream that has lasted so long works, even if nothing has come: after a reconnect a server has nothing to say.
+const WORKS_AFTER: Duration = Duration::from_secs(2);
+/// A stream that nobody subscribes to any more is kept for that long.
+const LINGER: Duration = Duration::from_secs(5);
+/// While a stream works, what is known counts as confirmed that often.
+const CONFIRMED: Duration = Duration::from_secs(300);
+
+/// All streams of the process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct XdsStreams(Arc<Mutex<Vec<Entry>>>);
+
+#[derive(Debug)]
+struct Entry {
+    shared: Arc<Shared>,
+    /// The task; it ends with this.
+    task: JoinSet<()>,
+}
+
+/// What a stream's task and its subscribers share.
+struct Shared {
+    /// What tells it from others.
+    id: String,
+    /// By the name of the resource.
+    subscribers: Mutex<BTreeMap<String, watch::Sender<XdsState>>>,
+    /// The subscribers have changed.
+    changed: Notify,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What is known of one resource.
+#[derive(Debug, Clone, Default)]
+struct XdsState {
+    assignment: Option<Arc<LoadAssignment>>,
+    /// What is wrong with the resource, in words.
+    refused: Option<String>,
+    /// The stream that it was refused on. Where the next one says nothing about it, it is good again.
+    refused_on: u64,
+    /// Why there is no stream, in words.
+    broken: Option<String>,
+}
+
+impl XdsState {
+    fn error(&self) -> Option<&String> {
+        self.broken.as_ref().or(self.refused.as_ref())
+    }
+}
+
+impl XdsStreams {
+    /// Subscribes to the endpoints of one cluster. To be called within a runtime.
+    pub(super) fn subscribe(
+        &self,
+        control_plane: &Arc<ControlPlane>,
+        question: &XdsQuestion,
+        resolver: Arc<Resolver>,
+        rng: Rng,
+    ) -> XdsSubscription {
+        let id = format!("{control_plane:?} {:?}", question.node);
+        let mut entries = self.0.lock();
+        // Those that have ended, as nobody subscribed any more.
+        entries.retain_mut(|entry| entry.task.try_join_next().is_none());
+        let shared = match entries.iter().find(|entry| entry.shared.id == id) {
+            Some(entry) => Arc::clone(&entry.shared),
+            None => {
+                let shared = Arc::new(Shared { id, subscribers: Mutex::default(), changed: Notify::new() });
+                let mut task = JoinSet::new();
+                task.spawn(supervise(
+                    Arc::clone(&shared),
+                    Arc::clone(control_plane),
+                    Arc::clone(&question.node),
+                    resolver,
+                    rng,
+                ));
+                entries.push(Entry { shared: Arc::clone(&shared), task });
+                shared
+            }
+        };
+        let mut subscribers = shared.subscribers.lock();
+        let sender = subscribers
+            .entry(question.resource.clone())
+            .or_insert_with(|| watch::channel(XdsState::default()).0);
+        let states = sender.subscribe();
+        drop(subscribers);
+        shared.changed.notify_one();
+        XdsSubscription {
+            states: Some(states),
+            shared,
+            to_target: Arc::clone(&question.to_target),
+            told: None,
+            told_error: None,
+        }
+    }
+}
+
+/// One cluster's part of a stream.
+pub(super) struct XdsSubscription {
+    /// `None` while it is dropped.
+    states: Option<watch::Receiver<XdsState>>,
+    shared: Arc<Shared>,
+    to_target: ToTarget,
+    /// What was told last.
+    told: Option<Arc<LoadAssignment>>,
+    told_error: Option<String>,
+}
+
+impl fmt::Debug for XdsSubscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("XdsSubscription").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+impl Drop for XdsSubscription {
+    fn drop(&mut self) {
+        self.states = None;
+        self.shared.changed.notify_one();
+    }
+}
+
+impl XdsSubscription {
+    /// The next result. Cancel-safe.
+    pub(super) async fn result(&mut self) -> RemoteResult {
+        loop {
+            let state = self.states.as_mut().expect("it is there until the drop").borrow_and_update().clone();
+            if let Some(update) = self.update(&state) {
+                return Some(update);
+            }
+            let changed = self.states.as_mut().expect("as above").changed();
+            match alarm::timeout_at(clock::now() + CONFIRMED, changed).await {
+                // The sender is in `shared`.
+                Ok(_) => {}
+                Err(alarm::Elapsed) if state.error().is_none() && state.assignment.is_some() => return None,
+                Err(alarm::Elapsed) => {}
+            }
+        }
+    }
+
+    /// What has changed since that was told last. Endpoints are told before an error that came after them.
+    fn update(&mut self, state: &XdsState) -> Option<SourceUpdate> {
+        let is_told = match (&self.told, &state.assignment) {
+            (Some(told), Some(now)) => Arc::ptr_eq(told, now),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !is_told {
+            self.told.clone_from(&state.assignment);
+            self.told_error = None;
+            return self.told.as_ref().map(|assignment| self.targets(assignment));
+        }
+        if self.told_error.as_ref() == state.error() {
+            return None;
+        }
+        self.told_error = state.error().cloned();
+        match (&self.told_error, &self.told) {
+            (Some(error), _) => Some(SourceUpdate::Error(error.clone())),
+            (None, Some(assignment)) => Some(self.targets(assignment)),
+            (None, None) => None,
+        }
+    }
+
+    fn targets(&self, assignment: &LoadAssignment) -> SourceUpdate {
+        let count = assignment.endpoints.len();
+        if count > ENDPOINTS_MAX {
+            return SourceUpdate::Error(format!(
+                "the assignment has {count} endpoints, and a cluster has at most {ENDPOINTS_MAX}"
+            ));
+        }
+        let (mut targets, mut complaints) = (Vec::with_capacity(count), Vec::new());
+        for one in &assignment.endpoints {
+            match (self.to_target)(&one.host, one.port, one.weight) {
+                Ok(target) => targets.push(Target { priority: one.priority, ..target }),
+                Err(reason) => complaints.push(format!("endpoint {}: {reason}", words::shown(&one.host))),
+            }
+        }
+        match words::first_and_count(&complaints) {
+            Some(complaint) if targets.is_empty() => SourceUpdate::Error(complaint),
+            complaint => SourceUpdate::Targets(targets, complaint),
+        }
+    }
+}
+
+/// Runs the stream's task, also after it has panicked.
+async fn supervise(
+    shared: Arc<Shared>,
+    control_plane: Arc<ControlPlane>,
+    node: Arc<Node>,
+    resolver: Arc<Resolver>,
+    mut rng: Rng,
+) {
+    loop {
+        let mut task = JoinSet::new();
+        let (shared_too, resolver) = (Arc::clone(&shared), Arc::clone(&resolver));
+        task.spawn(
+            Streaming::new(shared_too, &control_plane, Arc::clone(&node), resolver, rng.fork()).forever(),
+        );
+        if task.join_next().await.is_some_and(|ended| ended.is_ok()) {
+            return;
+        }
+        let error = "xds: ambassador itself failed while it had the stream";
+        shared.tell_all(|state| state.broken = Some(error.into()));
+        alarm::sleep(RETRY_MAX_EMPTY).await;
+    }
+}
+
+impl Shared {
+    fn tell_all(&self, change: impl Fn(&mut XdsState)) {
+        self.subscribers.lock().values().for_each(|state| state.send_modify(&change));
+    }
+
+    fn tell(&self, name: &str, change: impl FnOnce(&mut XdsState)) {
+        if let Some(state) = self.subscribers.lock().get(name) {
+            state.send_modify(change);
+        }
+    }
+}
+
+struct Streaming {
+    shared: Arc<Shared>,
+    servers: Vec<HttpUrl>,
+    access: ServerAccess,
+    node: Arc<Node>,
+    client: XdsClient,
+    schedule: AskSchedule,
+    rng: Rng,
+    /// How many streams there have been.
+    number: u64,
+}
+
+/// How a stream ended that did not fail.
+enum Ended {
+    /// By the server: some end them now and then, so that clients spread over all servers.
+    ByServer,
+    /// Nobody subscribes any more.
+    Unwanted,
+}
+
+impl Streaming {
+    fn new(
+        shared: Arc<Shared>,
+        control_plane: &ControlPlane,
+        node: Arc<Node>,
+        resolver: Arc<Resolver>,
+        mut rng: Rng,
+    ) -> Self {
+        let access = ServerAccess::new(control_plane, HttpVersion::Http2, resolver);
+        let servers = control_plane.servers.clone();
+        let schedule = AskSchedule::new(servers.len(), &mut rng);
+        Self {
+            shared,
+            servers,
+            access,
+            client: XdsClient::new((*node).clone()),
+            node,
+            schedule,
+            rng,
+            number: 0,
+        }
+    }
+
+    async fn forever(mut self) {
+        loop {
+            if !self.reconcile() {
+                let lingering = alarm::timeout_at(clock::now() + LINGER, self.shared.changed.notified());
+                if lingering.await.is_err() && !self.reconcile() {
+                    return;
+                }
+                continue;
+            }
+            let begun = clock::now();
+            let ended = self.stream().await;
+            self.client.closed();
+            match ended {
+                Ok(Ended::Unwanted) => {}
+                Ok(Ended::ByServer) => {
+                    alarm::sleep(backoff::jittered(PACE, 1.0, &mut self.rng)).await;
+                }
+                Err(error) => {
+                    self.access.forget();
+                    self.shared.tell_all(|state| state.broken = Some(error.clone()));
+                    let lasted = clock::now().saturating_duration_since(begun);
+                    let has_some = self.has_some();
+                    alarm::sleep(self.schedule.record_failure(lasted, has_some, &mut self.rng)).await;
+                }
+            }
+        }
+    }
+
+    /// Subscribes to what is wanted, and to nothing else. Returns whether anything is.
+    fn reconcile(&mut self) -> bool {
+        let mut subscribers = self.shared.subscribers.lock();
+        subscribers.retain(|name, states| {
+            let is_wanted = states.receiver_count() > 0;
+            match (is_wanted, self.client.is_subscribed(name)) {
+                (true, false) => self.client.subscribe(name),
+                (false, true) => self.client.unsubscribe(name),
+                (true, true) | (false, false) => {}
+            }
+            is_wanted
+        });
+        !subscribers.is_empty()
+    }
+
+    /// Whether no cluster is without endpoints.
+    fn has_some(&self) -> bool {
+        let subscribers = self.shared.subscribers.lock();
+        subscribers.values().all(|states| states.borrow().assignment.is_some())
+    }
+
+    /// Words about the server that is asked. Errors of HTTP have its URL.
+    fn about(&self, words: &str) -> String {
+        format!("{}: {words}", self.servers[self.schedule.server()])
+    }
+
+    async fn stream(&mut self) -> Result<Ended, String> {
+        let mut stream = self.open().await?;
+        let sender = stream.sender();
+        self.client.opened();
+        self.number += 1;
+        let mut outgoing: Option<Vec<u8>> = None;
+        let (mut settles_at, mut works) = (Some(clock::now() + WORKS_AFTER), false);
+        let mut unwanted_at = None;
+        loop {
+            self.pass_on();
+            if outgoing.is_none() {
+                outgoing = self.client.request(clock::now());
+            }
+            let due = self.client.due().into_iter().chain(settles_at).chain(unwanted_at).min();
+            tokio::select! {
+                () = send(&sender, outgoing.as_deref()) => outgoing = None,
+                message = stream.message() => {
+                    match message.map_err(|error| error.to_string())? {
+                        Some(message) => self.take(message).await?,
+                        None => return Ok(Ended::ByServer),
+                    }
+                    if !std::mem::replace(&mut works, true) {
+                        self.record_success();
+                    }
+                }
+                () = self.shared.changed.notified() => {
+                    unwanted_at = (!self.reconcile()).then(|| clock::now() + LINGER);
+                }
+                () = alarm::sleep_until(due) => {
+                    let now = clock::now();
+                    self.client.tick(now);
+                    if unwanted_at.is_some_and(|at| at <= now) {
+                        return Ok(Ended::Unwanted);
+                    }
+                    if settles_at.is_some_and(|at| at <= now) {
+                        settles_at = None;
+                        self.settle(std::mem::replace(&mut works, true));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Result<GrpcStream, String> {
+        let url = self.servers[self.schedule.server()].clone();
+        let access = self.access.to(&url).await;
+        let Access { addresses, token, tls } = access.map_err(|error| self.about(&error))?;
+        let headers = token.map(|token| HttpField(AUTHORIZATION, bearer(&token))).into_iter().collect();
+        let connected_by = clock::now() + CONNECTION;
+        let terms = HttpTerms { addresses: &addresses, tls, connected_by, until: connected_by };
+        let opened = GrpcStream::open(&url, METHOD, headers, MESSAGE_MAX, terms).await;
+        opened.map_err(|error| error.to_string())
+    }
+
+    /// The stream works.
+    fn record_success(&mut self) {
+        self.schedule.record_answer(clock::now());
+        self.shared.tell_all(|state| state.broken = None);
+    }
+
+    /// The stream has lasted for a while: what it has not refused again is good.
+    fn settle(&mut self, works: bool) {
+        if !works {
+            self.record_success();
+        }
+        let number = self.number;
+        self.shared.tell_all(|state| {
+            if state.refused_on < number {
+                state.refused = None;
+            }
+        });
+    }
+
+    /// Reads a message, on a thread of its own if that takes long.
+    async fn take(&mut self, message: Vec<u8>) -> Result<(), String> {
+        let taken = if message.len() < ASIDE {
+            self.client.take(&message)
+        } else {
+            let mut client = std::mem::replace(&mut self.client, XdsClient::new((*self.node).clone()));
+            let mut reading = BlockingTask::default();
+            let begun = reading.begin(move || {
+                let taken = client.take(&message);
+                (client, taken)
+            });
+            begun.map_err(|error| self.about(&format!("no thread can be started: {error}")))?;
+            let (client, taken) = reading
+                .join()
+                .await
+                .map_err(|_| self.about("ambassador itself failed while it read an answer"))?;
+            self.client = client;
+            taken
+        };
+        match taken.map_err(|error| self.about(&error))? {
+            XdsReply::Ack => {}
+            XdsReply::Nack => tracing::warn!(
+                server = %self.servers[self.schedule.server()],
+                "a part of what the control plane sends is refused, and the control plane told so"
+            ),
+        }
+        Ok(())
+    }
+
+    /// Tells the clusters what has changed.
+    fn pass_on(&mut self) {
+        while let Some(change) = self.client.change() {
+            let (name, known) = match change {
+                XdsChange::Accepted(name, assignment) => (name, Ok(assignment)),
+                XdsChange::Removed(name) => (name, Ok(Arc::default())),
+                XdsChange::Rejected(name, reason) => {
+                    let words = format!("its endpoints of {name} are refused: {reason}");
+                    (name, Err(words))
+                }
+                XdsChange::Failed(name, reason) => {
+                    let words = format!("it has no endpoints of {name}: {reason}");
+                    (name, Err(words))
+                }
+                XdsChange::Missing(name) => {
+                    let words = format!("it says nothing about {name}, so there is no such cluster");
+                    (name, Err(words))
+                }
+            };
+            let (number, known) = (self.number, known.map_err(|words| self.about(&words)));
+            self.shared.tell(&name, |state| match known {
+                Ok(assignment) => (state.assignment, state.refused) = (Some(assignment), None),
+                Err(words) => (state.refused, state.refused_on) = (Some(words), number),
+            });
+        }
+    }
+}
+
+async fn send(sender: &crate::http::GrpcSender, message: Option<&[u8]>) {
+    match message {
+        Some(message) => sender.send(message).await,
+        None => std::future::pending().await,
+    }
+}

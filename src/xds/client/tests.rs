@@ -1,0 +1,202 @@
+//! The protocol step by step, and [`XdsClient`] against a model of a control plane.
+
+use super::*;
+use crate::clock;
+use crate::xds::message::{
+    Address, Any, ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, ResourceError,
+    ResourceName, SocketAddress,
+};
+
+fn node() -> Node {
+    Node { id: "host-1".into(), ..Node::default() }
+}
+
+/// A resource with one endpoint, at that port; 0 is no port, so that it is refused.
+pub(in crate::xds) fn resource(name: &str, version: &str, port: u16) -> Resource {
+    let socket_address =
+        SocketAddress { address: "10.0.0.1".into(), port_value: port.into(), ..SocketAddress::default() };
+    let address = Address { socket_address: Some(socket_address), ..Address::default() };
+    let endpoint =
+        LbEndpoint { endpoint: Some(Endpoint { address: Some(address) }), ..LbEndpoint::default() };
+    let locality = LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..LocalityLbEndpoints::default() };
+    let assignment =
+        ClusterLoadAssignment { cluster_name: name.into(), endpoints: vec![locality], policy: None };
+    let body = Any { type_url: TYPE_URL.into(), value: assignment.encode_to_vec() };
+    Resource { name: name.into(), version: version.into(), resource: Some(body), resource_name: None }
+}
+
+pub(in crate::xds) fn response(nonce: &str, resources: Vec<Resource>) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse { nonce: nonce.into(), resources, type_url: TYPE_URL.into(), ..Default::default() }
+}
+
+fn ask(client: &mut XdsClient) -> Option<DeltaDiscoveryRequest> {
+    client.request(clock::now()).map(|bytes| DeltaDiscoveryRequest::decode(&bytes[..]).unwrap())
+}
+
+fn answer(client: &mut XdsClient, response: &DeltaDiscoveryResponse) -> XdsReply {
+    client.take(&response.encode_to_vec()).unwrap()
+}
+
+fn changes(client: &mut XdsClient) -> Vec<String> {
+    let changes = std::iter::from_fn(|| client.change());
+    let shown = changes.map(|change| match change {
+        XdsChange::Accepted(name, assignment) => format!("{name} {}", assignment.endpoints[0].port),
+        XdsChange::Rejected(name, reason) => format!("{name} rejected: {reason}"),
+        XdsChange::Removed(name) => format!("{name} removed"),
+        XdsChange::Missing(name) => format!("{name} missing"),
+        XdsChange::Failed(name, words) => format!("{name} failed: {words}"),
+    });
+    shown.collect()
+}
+
+/// A client of `names`, on a stream whose first request was sent.
+fn subscribed(names: &[&str]) -> XdsClient {
+    let mut client = XdsClient::new(node());
+    names.iter().for_each(|name| client.subscribe(name));
+    client.opened();
+    assert_eq!(ask(&mut client).unwrap().resource_names_subscribe, names);
+    client
+}
+
+#[test]
+fn the_first_request_says_who_asks_and_each_response_has_one_reply() {
+    let mut client = XdsClient::new(node());
+    client.opened();
+    assert_eq!(ask(&mut client), None, "an empty subscription would be one to everything");
+    client.subscribe("orders");
+    let first = ask(&mut client).unwrap();
+    assert_eq!(first.node, Some(node()));
+    assert_eq!((first.type_url.as_str(), first.response_nonce.as_str()), (TYPE_URL, ""));
+    assert_eq!(
+        (first.resource_names_subscribe, first.initial_resource_versions.len()),
+        (vec!["orders".into()], 0)
+    );
+    assert_eq!(ask(&mut client), None);
+    assert_eq!(answer(&mut client, &response("n1", vec![resource("orders", "1", 5432)])), XdsReply::Ack);
+    assert_eq!(answer(&mut client, &response("n2", vec![])), XdsReply::Ack, "an empty one, too");
+    client.subscribe("invoices");
+    for nonce in ["n1", "n2"] {
+        let ack = ask(&mut client).unwrap();
+        let expected = DeltaDiscoveryRequest {
+            type_url: TYPE_URL.into(),
+            response_nonce: nonce.into(),
+            ..Default::default()
+        };
+        assert_eq!(ack, expected, "no node, and no subscription that a stale nonce would lose");
+    }
+    let second = ask(&mut client).unwrap();
+    assert_eq!((second.node, second.resource_names_subscribe), (None, vec!["invoices".into()]));
+    assert_eq!(changes(&mut client), ["orders 5432"]);
+}
+
+#[test]
+fn what_is_good_is_kept_and_what_is_bad_is_named() {
+    let mut client = subscribed(&["bad", "good", "twice"]);
+    let resources = ["good", "bad", "twice", "twice", "unasked"]
+        .map(|name| resource(name, "1", if name == "bad" { 0 } else { 7 }));
+    assert_eq!(answer(&mut client, &response("n1", resources.to_vec())), XdsReply::Nack);
+    let nack = ask(&mut client).unwrap();
+    let error = nack.error_detail.unwrap();
+    assert_eq!((nack.response_nonce.as_str(), error.code), ("n1", INVALID_ARGUMENT));
+    assert!(
+        error.message.starts_with("bad: endpoint 10.0.0.1: 0 is no port; twice: it is in"),
+        "{}",
+        error.message
+    );
+    assert_eq!(changes(&mut client)[..2], ["good 7", "bad rejected: endpoint 10.0.0.1: 0 is no port"]);
+    let other = DeltaDiscoveryResponse { type_url: "type.googleapis.com/x".into(), ..response("n2", vec![]) };
+    assert_eq!(answer(&mut client, &other), XdsReply::Nack);
+    let nack = ask(&mut client).unwrap();
+    assert_eq!((nack.type_url.as_str(), nack.response_nonce.as_str()), ("type.googleapis.com/x", "n2"));
+    assert!(client.take(b"\xff").is_err());
+}
+
+#[test]
+fn a_new_stream_tells_what_was_accepted_and_not_what_was_rejected() {
+    let mut client = subscribed(&["orders", "rejected", "worse"]);
+    let resources = vec![resource("orders", "1", 1), resource("rejected", "1", 0), resource("worse", "1", 1)];
+    answer(&mut client, &response("n1", resources));
+    answer(&mut client, &response("n2", vec![resource("worse", "2", 0)]));
+    client.closed();
+    assert_eq!(ask(&mut client), None, "the replies die with their stream");
+    client.opened();
+    let again = ask(&mut client).unwrap();
+    assert_eq!(again.node, Some(node()));
+    let expected = [("orders", "1"), ("worse", "1")].map(|(name, version)| (name.into(), version.into()));
+    assert_eq!(again.initial_resource_versions, expected.into());
+    client.subscribe("late");
+    assert_eq!(
+        ask(&mut client).unwrap().initial_resource_versions.len(),
+        0,
+        "the first request alone has them"
+    );
+}
+
+#[test]
+fn what_is_removed_failed_or_never_comes_is_told() {
+    let mut client = subscribed(&["a", "b", "c", "d"]);
+    let begun = client.due().unwrap() - MISSING_AFTER;
+    client.tick(begun + MISSING_AFTER / 2);
+    answer(&mut client, &response("n1", vec![resource("a", "1", 1)]));
+    let name = |name: &str| ResourceName { name: name.into() };
+    let failed = ResourceError {
+        resource_name: Some(name("c")),
+        error_detail: Some(Status { code: 7, message: "not yours".into() }),
+    };
+    let removing = DeltaDiscoveryResponse {
+        removed_resources: vec!["a".into(), "unasked".into()],
+        removed_resource_names: vec![name("b")],
+        resource_errors: vec![failed],
+        ..response("n2", vec![])
+    };
+    answer(&mut client, &removing);
+    assert_eq!(changes(&mut client), ["a 1", "a removed", "b removed", "c failed: not yours"]);
+    client.tick(begun + MISSING_AFTER * 2);
+    assert_eq!((changes(&mut client), client.due()), (vec!["d missing".to_owned()], None));
+    // It may come later all the same.
+    answer(&mut client, &response("n3", vec![resource("d", "1", 4)]));
+    assert_eq!(changes(&mut client), ["d 4"]);
+    client.closed();
+    client.opened();
+    let again = ask(&mut client).unwrap();
+    assert_eq!(
+        again.initial_resource_versions.keys().collect::<Vec<_>>(),
+        ["d"],
+        "what was removed is not there"
+    );
+    client.closed();
+    assert_eq!(client.due(), None, "nobody could tell");
+}
+
+#[test]
+fn an_unsubscription_is_sent_once_and_a_new_subscription_gets_the_resource_again() {
+    let mut client = subscribed(&["a", "b"]);
+    answer(&mut client, &response("n1", vec![resource("a", "1", 1), resource("b", "1", 2)]));
+    ask(&mut client).unwrap();
+    changes(&mut client);
+    client.unsubscribe("a");
+    client.subscribe("never sent");
+    client.unsubscribe("never sent");
+    let request = ask(&mut client).unwrap();
+    assert_eq!(
+        (request.resource_names_subscribe.len(), request.resource_names_unsubscribe),
+        (0, vec!["a".into()])
+    );
+    answer(&mut client, &response("n2", vec![resource("a", "2", 9)]));
+    assert_eq!(changes(&mut client), [""; 0], "it was under way");
+    assert_eq!(ask(&mut client).unwrap().error_detail, None);
+    // Changed one's mind twice before anything was sent: the server is still subscribed.
+    client.unsubscribe("b");
+    client.subscribe("b");
+    client.unsubscribe("b");
+    assert_eq!(ask(&mut client).unwrap().resource_names_unsubscribe, ["b"]);
+    client.subscribe("b");
+    ask(&mut client).unwrap();
+    client.unsubscribe("b");
+    client.subscribe("b");
+    let request = ask(&mut client).unwrap();
+    assert_eq!(
+        (request.resource_names_subscribe, request.resource_names_unsubscribe.len()),
+        (vec!["b".into()], 0)
+    );
+}
