@@ -77,6 +77,18 @@ pub(crate) enum XdsChange {
     Failed(String, String),
 }
 
+impl XdsChange {
+    fn name(&self) -> &str {
+        match self {
+            Self::Accepted(name, _)
+            | Self::Rejected(name, _)
+            | Self::Removed(name)
+            | Self::Missing(name)
+            | Self::Failed(name, _) => name,
+        }
+    }
+}
+
 /// How a response was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum XdsReply {
@@ -91,27 +103,34 @@ impl XdsClient {
 
     /// Wants the endpoints of that name.
     pub(crate) fn subscribe(&mut self, name: &str) {
-        self.wanted.entry(name.to_owned()).or_default();
-        if let Some(stream) = &mut self.stream {
-            // A server sends a resource again to whoever subscribes to it again.
-            stream.unsubscribe.remove(name);
+        let wanted = self.wanted.entry(name.to_owned()).or_default();
+        let Some(stream) = &mut self.stream else { return };
+        if stream.unsubscribe.remove(name) {
+            // The control plane was not told to stop. What came meanwhile is still good.
+            let known = wanted.accepted.as_ref().map(|(_, assignment)| Arc::clone(assignment));
+            self.changes.extend(known.map(|assignment| XdsChange::Accepted(name.to_owned(), assignment)));
+        } else {
             stream.subscribe.insert(name.to_owned());
         }
     }
 
     /// Does not want them any more.
     pub(crate) fn unsubscribe(&mut self, name: &str) {
-        self.wanted.remove(name);
-        if let Some(stream) = &mut self.stream {
-            stream.subscribe.remove(name);
-            if stream.subscribed.contains(name) {
+        match &mut self.stream {
+            Some(stream) if stream.subscribed.contains(name) => {
                 stream.unsubscribe.insert(name.to_owned());
             }
+            Some(stream) => {
+                stream.subscribe.remove(name);
+                self.wanted.remove(name);
+            }
+            None => drop(self.wanted.remove(name)),
         }
     }
 
     pub(crate) fn is_subscribed(&self, name: &str) -> bool {
         self.wanted.contains_key(name)
+            && self.stream.as_ref().is_none_or(|stream| !stream.unsubscribe.contains(name))
     }
 
     /// A stream has begun.
@@ -121,7 +140,8 @@ impl XdsClient {
 
     /// The stream is over. What was accepted stays so.
     pub(crate) fn closed(&mut self) {
-        self.stream = None;
+        let unsubscribed = self.stream.take().map(|stream| stream.unsubscribe).unwrap_or_default();
+        self.wanted.retain(|name, _| !unsubscribed.contains(name));
         self.wanted.values_mut().for_each(|wanted| wanted.due = None);
     }
 
@@ -138,6 +158,8 @@ impl XdsClient {
             let subscribe = std::mem::take(&mut stream.subscribe);
             let unsubscribe = std::mem::take(&mut stream.unsubscribe);
             stream.subscribed.retain(|name| !unsubscribe.contains(name));
+            self.wanted.retain(|name, _| !unsubscribe.contains(name));
+            self.changes.retain(|change| !unsubscribe.contains(change.name()));
             stream.subscribed.extend(subscribe.iter().cloned());
             let mut initial_resource_versions = BTreeMap::new();
             for name in &subscribe {
@@ -229,9 +251,14 @@ impl XdsClient {
         complaints
     }
 
-    /// The next thing that has changed.
+    /// The next thing that has changed of what is wanted.
     pub(crate) fn change(&mut self) -> Option<XdsChange> {
-        self.changes.pop_front()
+        loop {
+            let change = self.changes.pop_front()?;
+            if self.is_subscribed(change.name()) {
+                return Some(change);
+            }
+        }
     }
 
     /// When [`Self::tick`] has something to do.

@@ -20,6 +20,8 @@ struct Model {
     changes: u32,
     /// What the client is known to have, by the names that it has subscribed to.
     subscribed: BTreeMap<String, Option<String>>,
+    /// Names that it has subscribed to a moment ago: it hears of them even if they do not exist.
+    fresh: BTreeSet<String>,
     requests: VecDeque<Vec<u8>>,
     responses: VecDeque<DeltaDiscoveryResponse>,
     /// Nonces without a reply, and whether that may be a NACK.
@@ -61,6 +63,8 @@ impl Model {
         }
         for name in request.resource_names_subscribe {
             let version = request.initial_resource_versions.get(&name).cloned();
+            assert!(!self.subscribed.contains_key(&name), "{name} was subscribed to");
+            self.fresh.insert(name.clone());
             self.subscribed.insert(name, version);
         }
         assert!(!self.subscribed.is_empty() || !request.resource_names_unsubscribe.is_empty(), "no wildcard");
@@ -79,13 +83,14 @@ impl Model {
                     is_bad |= *port == 0;
                     news.push(resource(name, &version.to_string(), *port));
                 }
-                None if has.is_some() => {
+                None if has.is_some() || self.fresh.contains(name) => {
                     *has = None;
                     removed.push(name.clone());
                 }
                 Some(_) | None => {}
             }
         }
+        self.fresh.retain(|name| !removed.contains(name) && news.iter().all(|one| one.name != *name));
         if news.is_empty() && removed.is_empty() {
             return;
         }

@@ -185,18 +185,25 @@ fn an_unsubscription_is_sent_once_and_a_new_subscription_gets_the_resource_again
     answer(&mut client, &response("n2", vec![resource("a", "2", 9)]));
     assert_eq!(changes(&mut client), [""; 0], "it was under way");
     assert_eq!(ask(&mut client).unwrap().error_detail, None);
-    // Changed one's mind twice before anything was sent: the server is still subscribed.
+    // Changed one's mind before anything was sent: the server is still subscribed.
+    client.unsubscribe("b");
+    answer(&mut client, &response("n3", vec![resource("b", "2", 3)]));
+    assert_eq!((changes(&mut client), client.is_subscribed("b")), (vec![], false));
+    assert_eq!(ask(&mut client).unwrap().response_nonce, "n3");
+    client.subscribe("b");
+    assert_eq!((changes(&mut client), ask(&mut client)), (vec!["b 3".to_owned()], None));
     client.unsubscribe("b");
     client.subscribe("b");
     client.unsubscribe("b");
     assert_eq!(ask(&mut client).unwrap().resource_names_unsubscribe, ["b"]);
     client.subscribe("b");
-    ask(&mut client).unwrap();
-    client.unsubscribe("b");
-    client.subscribe("b");
-    let request = ask(&mut client).unwrap();
+    let again = ask(&mut client).unwrap();
     assert_eq!(
-        (request.resource_names_subscribe, request.resource_names_unsubscribe.len()),
+        (again.resource_names_subscribe, again.initial_resource_versions.len()),
         (vec!["b".into()], 0)
     );
+    assert_eq!(changes(&mut client), [""; 0], "it has to come again");
+    client.unsubscribe("b");
+    client.closed();
+    assert!(!client.is_subscribed("b"));
 }
