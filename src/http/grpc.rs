@@ -26,7 +26,9 @@ use crate::sync::Mutex;
 /// A message has its length in front of it, and whether it is compressed.
 const PREFIX: usize = 5;
 /// After so much silence the server is asked whether it is still there: the kernel of a process that is frozen answers TCP's keepalive.
-const PING: Duration = Duration::from_secs(30);
+/// Servers of grpc-go and of gRPC's C core end the connection of whoever asks more than once in five minutes (`too_many_pings`;
+/// "Keepalive" in gRPC's documentation).
+const PING: Duration = Duration::from_secs(330);
 /// So long it may take to answer.
 const PONG: Duration = Duration::from_secs(10);
 /// Of a server's text so many characters are shown.
@@ -34,6 +36,7 @@ const SHOWN: usize = 300;
 
 /// A stream. Dropped, it closes the connection.
 pub(crate) struct GrpcStream {
+    /// Of the server, without the method.
     url: String,
     most: usize,
     outgoing: mpsc::Sender<Bytes>,
@@ -104,7 +107,7 @@ impl GrpcStream {
         most: usize,
         terms: HttpTerms<'_>,
     ) -> Result<Self, HttpError> {
-        let url = url.below(method);
+        let (server, url) = (url.to_string(), url.below(method));
         let (outgoing, queued) = mpsc::channel(1);
         let request = request_of(&url, headers, Outgoing(queued))?;
         let exchange = Exchange::new(&url);
@@ -127,7 +130,7 @@ impl GrpcStream {
             Box::pin(async move { drop(connection.await) });
         let head = Box::pin(async move { sender.send_request(request).await });
         Ok(Self {
-            url: url.to_string(),
+            url: server,
             most,
             outgoing,
             incoming: Answering::Head(head),

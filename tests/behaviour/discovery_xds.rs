@@ -26,7 +26,16 @@ fn start(plane: &ControlPlane) -> Ambassador {
 
 #[test]
 fn endpoints_come_and_go_as_the_control_plane_says() {
-    let mut plane = ControlPlane::start();
+    follow(ControlPlane::start());
+}
+
+#[test]
+#[ignore = "Debian 12 has no go-control-plane: scripts/test-matrix go-control-plane"]
+fn endpoints_come_and_go_as_go_control_plane_says() {
+    follow(ControlPlane::start_go());
+}
+
+fn follow(mut plane: ControlPlane) {
     let [one, two, three] = echoes();
     plane.set("orders", &[with(&one, "weight", 5), with(&two, "health", "UNHEALTHY")]);
     plane.set("invoices", &[at(&three)]);

@@ -1,5 +1,7 @@
-//! A control plane that speaks delta ADS: grpcio's server with the messages of xds-protos (drivers/ads_server.py).
+//! A control plane that speaks delta ADS: grpcio's server with the messages of xds-protos (drivers/ads_server.py), or go-control-plane's
+//! (drivers/control_plane.go).
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -8,16 +10,16 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use super::daemon::free_port;
-use super::{Leaf, Upstream, until};
+use super::{Leaf, Upstream, finish, until};
 
 pub(crate) struct ControlPlane {
+    /// With its first arguments.
+    program: Vec<PathBuf>,
     at: String,
     certificate: Option<(PathBuf, PathBuf)>,
     running: Option<Running>,
     /// What it has told, of all its lives.
     told: Arc<Mutex<Vec<Value>>>,
-    /// Orders that were given in this life.
-    orders: usize,
 }
 
 struct Running {
@@ -36,20 +38,41 @@ impl ControlPlane {
     }
 
     pub(crate) fn start_at(at: String, certificate: Option<(PathBuf, PathBuf)>) -> Self {
-        let mut plane = Self { at, certificate, running: None, told: Arc::default(), orders: 0 };
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
+        let python = target.join("xds-python/bin/python");
+        assert!(python.exists(), "{} is missing: scripts/test fetches xds-protos", python.display());
+        Self::start_program(vec![python, driver("ads_server.py")], at, certificate)
+    }
+
+    /// go-control-plane's, which is built from the packages of that line of scripts/test-matrix.
+    pub(crate) fn start_go() -> Self {
+        let packages =
+            std::env::var_os("AMBASSADOR_TEST_BINDIR").expect("scripts/test-matrix go-control-plane");
+        let tree = Path::new(&packages).join("../../..").canonicalize().expect("the tree of packages");
+        let root = fs::read_dir(tree.join("usr/lib"))
+            .expect("its libraries")
+            .map(|one| one.expect("an entry").path());
+        let mut roots = root.filter(|path| path.join("bin/go").exists() && !path.is_symlink());
+        let root = roots.next().expect("Go");
+        let program = tree.join("control_plane");
+        let mut build = Command::new(root.join("bin/go"));
+        build.arg("build").arg("-o").arg(&program).arg(driver("control_plane.go"));
+        build.env("GOROOT", &root).env("GOPATH", &packages).env("GOCACHE", tree.join("cache"));
+        build.env("GO111MODULE", "off").env("GOFLAGS", "").env("CGO_ENABLED", "0");
+        finish(&mut build).must_succeed();
+        Self::start_program(vec![program], format!("127.0.0.1:{}", free_port()), None)
+    }
+
+    fn start_program(program: Vec<PathBuf>, at: String, certificate: Option<(PathBuf, PathBuf)>) -> Self {
+        let mut plane = Self { program, at, certificate, running: None, told: Arc::default() };
         plane.begin();
         plane
     }
 
     /// Starts it again, with nothing.
     pub(crate) fn begin(&mut self) {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
-        let python = target.join("xds-python/bin/python");
-        assert!(python.exists(), "{} is missing: scripts/test fetches xds-protos", python.display());
-        let mut command = Command::new(python);
-        command
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/behaviour/drivers/ads_server.py"))
-            .arg(&self.at);
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]).arg(&self.at);
         if let Some((certificate, key)) = &self.certificate {
             command.args([certificate, key]);
         }
@@ -64,7 +87,7 @@ impl ControlPlane {
             }
         });
         let orders = child.stdin.take().expect("a piped stdin");
-        (self.running, self.orders) = (Some(Running { child, orders }), 0);
+        self.running = Some(Running { child, orders });
         until("the control plane listened", || (self.done() > before).then_some(()));
     }
 
@@ -104,7 +127,6 @@ impl ControlPlane {
         let before = self.done();
         let running = self.running.as_mut().expect("it runs");
         writeln!(running.orders, "{order}").expect("it takes orders");
-        self.orders += 1;
         until("the control plane had obeyed", || (self.done() > before).then_some(()));
     }
 
@@ -119,6 +141,10 @@ impl ControlPlane {
     pub(crate) fn wait_request(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         until(format!("a request {what}"), || self.requests().into_iter().find(|request| holds(request)))
     }
+}
+
+fn driver(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/behaviour/drivers").join(name)
 }
 
 impl Drop for ControlPlane {
