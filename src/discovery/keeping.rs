@@ -146,6 +146,12 @@ impl Keeping {
         }
     }
 
+    /// Whether another thread reads or writes.
+    #[cfg(test)]
+    pub(super) const fn is_busy(&self) -> bool {
+        self.reading.is_busy() || self.writing.is_busy()
+    }
+
     /// Something was heard, or what was kept is in use.
     pub(super) const fn unwant(&mut self) {
         self.stage = Stage::Over;

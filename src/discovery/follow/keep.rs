@@ -98,3 +98,6 @@ impl Following {
         names.chain(service).chain(remote).min()
     }
 }
+
+#[cfg(test)]
+mod tests;
