@@ -223,7 +223,9 @@ impl Keeping {
         let file = KeptFile::new(&folder, &self.cluster, source);
         let at = wall - now.saturating_duration_since(confirmed);
         let (kept, unresolved) = (endpoints.to_vec(), unresolved.clone());
-        let write = move || write(&file, kept, &unresolved, at);
+        // What this process has written itself needs no look.
+        let looks = self.written.is_none() || !unresolved.is_empty();
+        let write = move || write(&file, kept, &unresolved, looks, at);
         self.written = Some(Written { folder, endpoints: endpoints.to_vec(), confirmed });
         self.not_before = Some(now + PACE);
         if let Err(error) = self.writing.begin_behind(&self.folder.writes, write) {
@@ -238,9 +240,10 @@ fn write(
     file: &KeptFile,
     mut endpoints: Vec<Settings>,
     unresolved: &BTreeSet<String>,
+    looks: bool,
     at: SystemTime,
 ) -> Result<(), String> {
-    let known = file.read().ok().flatten();
+    let known = if looks { file.read().ok().flatten() } else { None };
     let before = known.iter().flat_map(|known| &known.endpoints);
     let lost: Vec<_> = before
         .filter(|one| one.host.as_deref().is_some_and(|host| unresolved.contains(host)))

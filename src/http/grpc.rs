@@ -29,6 +29,7 @@ const PREFIX: usize = 5;
 /// Servers of grpc-go and of gRPC's C core end the connection of whoever asks more than once in five minutes (`too_many_pings`;
 /// "Keepalive" in gRPC's documentation).
 const PING: Duration = Duration::from_secs(330);
+const _: () = assert!(PING.as_secs() > 300, "servers end the connection of whoever pings more often");
 /// So long it may take to answer.
 const PONG: Duration = Duration::from_secs(10);
 /// Of a server's text so many characters are shown.

@@ -207,3 +207,30 @@ fn an_unsubscription_is_sent_once_and_a_new_subscription_gets_the_resource_again
     client.closed();
     assert!(!client.is_subscribed("b"));
 }
+
+/// Whatever a control plane sends is taken or refused; a stream's replies are as many as what was taken.
+#[test]
+fn bytes_that_are_damaged_anywhere_never_panic() {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let whole = DeltaDiscoveryResponse {
+        removed_resources: vec!["b".into()],
+        ..response("n1", vec![resource("a", "1", 5432), resource("b", "2", 0)])
+    };
+    let whole = whole.encode_to_vec();
+    for _ in 0..20_000 {
+        let mut client = subscribed(&["a", "b"]);
+        let mut damaged = whole[..rng.usize(..=whole.len())].to_vec();
+        for _ in 0..rng.usize(..4) {
+            if let Some(byte) = rng.choice(&mut damaged) {
+                *byte = rng.u8(..);
+            }
+        }
+        let replies = usize::from(client.take(&damaged).is_ok());
+        assert_eq!(std::iter::from_fn(|| ask(&mut client)).count(), replies);
+        changes_of_any_kind(&mut client);
+    }
+}
+
+fn changes_of_any_kind(client: &mut XdsClient) {
+    while client.change().is_some() {}
+}
