@@ -50,15 +50,14 @@ pub(crate) struct XdsStreams(Arc<Mutex<Vec<Entry>>>);
 struct Entry {
     shared: Arc<Shared>,
     /// The task; it ends with this.
-    task: JoinSet<()>,
+    _task: JoinSet<()>,
 }
 
 /// What a stream's task and its subscribers share.
 struct Shared {
     /// What tells it from others.
     id: String,
-    /// By the name of the resource.
-    subscribers: Mutex<BTreeMap<String, watch::Sender<XdsState>>>,
+    subscribers: Mutex<Subscribers>,
     /// The subscribers have changed.
     changed: Notify,
 }
@@ -67,6 +66,14 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+#[derive(Default)]
+struct Subscribers {
+    /// By the name of the resource.
+    states: BTreeMap<String, watch::Sender<XdsState>>,
+    /// Whether the task has ended, or is about to, so that nobody may subscribe any more.
+    is_over: bool,
 }
 
 /// What is known of one resource.
@@ -98,28 +105,20 @@ impl XdsStreams {
     ) -> XdsSubscription {
         let id = format!("{control_plane:?} {:?}", question.node);
         let mut entries = self.0.lock();
-        // Those that have ended, as nobody subscribed any more.
-        entries.retain_mut(|entry| entry.task.try_join_next().is_none());
+        entries.retain(|entry| !entry.shared.subscribers.lock().is_over);
         let shared = match entries.iter().find(|entry| entry.shared.id == id) {
             Some(entry) => Arc::clone(&entry.shared),
             None => {
                 let shared = Arc::new(Shared { id, subscribers: Mutex::default(), changed: Notify::new() });
                 let mut task = JoinSet::new();
-                task.spawn(supervise(
-                    Arc::clone(&shared),
-                    Arc::clone(control_plane),
-                    Arc::clone(&question.node),
-                    resolver,
-                    rng,
-                ));
-                entries.push(Entry { shared: Arc::clone(&shared), task });
+                let (control_plane, node) = (Arc::clone(control_plane), Arc::clone(&question.node));
+                task.spawn(supervise(Arc::clone(&shared), control_plane, node, resolver, rng));
+                entries.push(Entry { shared: Arc::clone(&shared), _task: task });
                 shared
             }
         };
         let mut subscribers = shared.subscribers.lock();
-        let sender = subscribers
-            .entry(question.resource.clone())
-            .or_insert_with(|| watch::channel(XdsState::default()).0);
+        let sender = subscribers.states.entry(question.resource.clone()).or_default();
         let states = sender.subscribe();
         drop(subscribers);
         shared.changed.notify_one();
@@ -244,11 +243,11 @@ async fn supervise(
 
 impl Shared {
     fn tell_all(&self, change: impl Fn(&mut XdsState)) {
-        self.subscribers.lock().values().for_each(|state| state.send_modify(&change));
+        self.subscribers.lock().states.values().for_each(|state| state.send_modify(&change));
     }
 
     fn tell(&self, name: &str, change: impl FnOnce(&mut XdsState)) {
-        if let Some(state) = self.subscribers.lock().get(name) {
+        if let Some(state) = self.subscribers.lock().states.get(name) {
             state.send_modify(change);
         }
     }
@@ -301,7 +300,7 @@ impl Streaming {
         loop {
             if !self.reconcile() {
                 let lingering = alarm::timeout_at(clock::now() + LINGER, self.shared.changed.notified());
-                if lingering.await.is_err() && !self.reconcile() {
+                if lingering.await.is_err() && self.is_over() {
                     return;
                 }
                 continue;
@@ -328,7 +327,7 @@ impl Streaming {
     /// Subscribes to what is wanted, and to nothing else. Returns whether anything is.
     fn reconcile(&mut self) -> bool {
         let mut subscribers = self.shared.subscribers.lock();
-        subscribers.retain(|name, states| {
+        subscribers.states.retain(|name, states| {
             let is_wanted = states.receiver_count() > 0;
             match (is_wanted, self.client.is_subscribed(name)) {
                 (true, false) => self.client.subscribe(name),
@@ -337,13 +336,20 @@ impl Streaming {
             }
             is_wanted
         });
-        !subscribers.is_empty()
+        !subscribers.states.is_empty()
+    }
+
+    /// Whether nobody subscribes, nor can any more.
+    fn is_over(&self) -> bool {
+        let mut subscribers = self.shared.subscribers.lock();
+        subscribers.is_over = subscribers.states.is_empty();
+        subscribers.is_over
     }
 
     /// Whether no cluster is without endpoints.
     fn has_some(&self) -> bool {
         let subscribers = self.shared.subscribers.lock();
-        subscribers.values().all(|states| states.borrow().assignment.is_some())
+        subscribers.states.values().all(|states| states.borrow().assignment.is_some())
     }
 
     /// Words about the server that is asked. Errors of HTTP have its URL.
@@ -370,7 +376,8 @@ impl Streaming {
                 message = stream.message() => {
                     match message.map_err(|error| error.to_string())? {
                         Some(message) => self.take(message).await?,
-                        None => return Ok(Ended::ByServer),
+                        None if works => return Ok(Ended::ByServer),
+                        None => return Err(self.about("it ended the stream before it had said anything")),
                     }
                     if !std::mem::replace(&mut works, true) {
                         self.record_success();
@@ -443,12 +450,9 @@ impl Streaming {
             self.client = client;
             taken
         };
-        match taken.map_err(|error| self.about(&error))? {
-            XdsReply::Ack => {}
-            XdsReply::Nack => tracing::warn!(
-                server = %self.servers[self.schedule.server()],
-                "a part of what the control plane sends is refused, and the control plane told so"
-            ),
+        if taken.map_err(|error| self.about(&error))? == XdsReply::Nack {
+            // The clusters that are concerned say so once.
+            tracing::debug!(server = %self.servers[self.schedule.server()], "a part of an answer is refused");
         }
         Ok(())
     }
