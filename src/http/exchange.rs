@@ -87,13 +87,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 /// A request that is under way.
 pub(super) struct Exchange<'a> {
     url: &'a HttpUrl,
+    begun: Instant,
     /// What it is doing, in words.
     step: Mutex<&'static str>,
 }
 
 impl<'a> Exchange<'a> {
-    pub(super) const fn new(url: &'a HttpUrl) -> Self {
-        Self { url, step: Mutex::new("connecting") }
+    pub(super) fn new(url: &'a HttpUrl) -> Self {
+        Self { url, begun: clock::now(), step: Mutex::new("connecting") }
     }
 
     pub(super) fn begin(&self, step: &'static str) {
@@ -105,13 +106,12 @@ impl<'a> Exchange<'a> {
         until: Instant,
         work: impl Future<Output = Result<T, HttpError>>,
     ) -> Result<T, HttpError> {
-        let begun = clock::now();
         match alarm::timeout_at(until, Box::pin(work)).await {
             Ok(result) => result,
             Err(alarm::Elapsed) => {
                 // As it was set, without the moment that has passed since.
                 let after = Duration::from_secs_f64(
-                    (until.saturating_duration_since(begun).as_secs_f64() * 100.0).round() / 100.0,
+                    (until.saturating_duration_since(self.begun).as_secs_f64() * 100.0).round() / 100.0,
                 );
                 Err(HttpError::TimedOut { url: self.url.to_string(), step: *self.step.lock(), after })
             }
