@@ -148,7 +148,7 @@ fn a_host_that_starts_while_consul_is_down_serves_with_what_was_kept() {
 #[test]
 fn nothing_is_kept_where_nothing_is_configured_and_systemds_folder_is_the_default() {
     let consul = Consul::start(&json!({}));
-    let [one] = echoes();
+    let [one, two] = echoes();
     consul.register("one", "orders", one.port(), &json!({}));
     let folder = tempfile::tempdir().expect("a folder");
     let config = Config::app(&[&source(&consul, "")], "");
@@ -156,16 +156,44 @@ fn nothing_is_kept_where_nothing_is_configured_and_systemds_folder_is_the_defaul
         command.env("STATE_DIRECTORY", folder.path());
     });
     wait_members(&by_systemd, &[&one]);
-    until("the endpoints were kept", || folder.path().join("discovery-up.json").exists().then_some(()));
-    fs::remove_file(folder.path().join("discovery-up.json")).expect("a file");
+    let kept = || fs::read_to_string(folder.path().join("discovery-up.json")).unwrap_or_default();
+    until("the endpoints were kept", || kept().contains(&one.address()).then_some(()));
+    let unused = tempfile::tempdir().expect("a folder");
     let off = config.top("discovery: { keep: none }");
     let off = Ambassador::start_with(&off, |command| {
-        command.env("STATE_DIRECTORY", folder.path());
+        command.env("STATE_DIRECTORY", unused.path());
     });
     wait_members(&off, &[&one]);
-    off.connect().echo("x");
-    off.wait_records(1);
-    assert!(!folder.path().join("discovery-up.json").exists());
+    // Both hear of another one; one has written it when the other would have written twice.
+    consul.register("two", "orders", two.port(), &json!({}));
+    wait_members(&off, &[&one, &two]);
+    until("the change was kept", || kept().contains(&two.address()).then_some(()));
+    assert_eq!(fs::read_dir(unused.path()).expect("a folder").count(), 0);
+}
+
+/// A control plane that has lost its state answers with nothing, at a start of ours as well.
+#[test]
+fn a_start_against_an_empty_consul_believes_it_only_where_that_is_configured() {
+    let consul = Consul::start(&json!({}));
+    let [one] = echoes();
+    for (empty, serves) in [("keep", true), ("accept", false)] {
+        consul.register("one", "orders", one.port(), &json!({}));
+        let folder = KeepFolder::new();
+        let config = folder.of(Config::app(&[&source(&consul, &format!(", empty: {empty}"))], ""));
+        folder.fill(&config, &one);
+        consul.deregister("one");
+        let after = Ambassador::start(&config);
+        if serves {
+            after.connect().echo("kept");
+            wait_error(&after, "knows no endpoint any more");
+            assert_eq!(members(&after), [one.address()]);
+        } else {
+            after.connect().ending();
+            after.record_of("no_endpoint");
+            wait_well(&after);
+            assert_eq!(members(&after), [""; 0]);
+        }
+    }
 }
 
 #[test]
@@ -191,7 +219,12 @@ fn a_token_is_asked_for_in_words_and_read_again_when_it_is_replaced() {
     wait_members(&ambassador, &[&one]);
     wait_well(&ambassador);
     ambassador.connect().echo("it may read");
+    // The next request has it, once the one under way is answered: an answer without endpoints.
     secrets.write(STRANGER);
+    let [two] = echoes();
+    consul.register("two", "orders", two.port(), &json!({}));
+    wait_error(&ambassador, "knows no endpoint any more");
+    ambassador.connect().echo("the endpoints stay");
     let log = ambassador.lines().join("\n");
     assert!(!log.contains(READER) && !log.contains("c745500"), "no token is in the log");
 }

@@ -262,6 +262,35 @@ fn a_host_that_starts_while_etcd_is_down_serves_with_what_was_kept() {
     wait_well(&after);
 }
 
+/// The kernel answers for a process that is frozen, so that nothing fails: what was kept is used after two seconds. A session that
+/// came meanwhile, and one that came first of all, are served and not refused.
+#[test]
+fn sessions_that_wait_at_a_start_are_served_with_what_was_kept() {
+    let etcd = Etcd::start();
+    let [one, two] = echoes();
+    etcd.put("/services/orders/a", &listed(&[&one]));
+    let folder = KeepFolder::new();
+    let config = folder.of(Config::app(&[&source(&[&etcd], "")], ""));
+    folder.fill(&config, &one);
+    etcd.signal(Signal::STOP);
+    let after = Ambassador::start(&config);
+    after.connect().echo("waited");
+    assert_eq!(cluster(&after)["discovery"][1]["kind"], "kept");
+    assert!(after.metrics().sum("discovery_kept_timestamp_seconds", &[]) > 0.0);
+    // A reload changes nothing of that.
+    after.rewrite(&folder.of(Config::app(&[&source(&[&etcd], "")], "connect: { timeout: 4s }")));
+    assert_eq!(after.post("/reload").status, 200);
+    after.connect().echo("after the reload");
+    assert_eq!(cluster(&after)["discovery"][1]["kind"], "kept");
+    assert!(after.metrics().sum("discovery_kept_timestamp_seconds", &[]) > 0.0);
+    etcd.signal(Signal::CONT);
+    etcd.put("/services/orders/a", &listed(&[&two]));
+    wait_members(&after, &[&two]);
+    until("nothing is kept that is in use", || {
+        (cluster(&after)["discovery"].as_array()?.len() == 1).then_some(())
+    });
+}
+
 #[test]
 fn mistakes_have_their_place_and_check_connect_tells_what_was_found() {
     let etcd = Etcd::start();

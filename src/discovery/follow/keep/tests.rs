@@ -126,15 +126,21 @@ const OLD: &str = "10.0.0.2:2";
 
 #[tokio::test]
 async fn a_start_uses_what_is_kept_only_where_the_source_says_nothing_that_is_believed() {
-    let table: Vec<(&str, RemoteResult, bool, bool, &[&str], bool)> = vec![
+    let none: &[&str] = &[];
+    let table = [
         // What comes first, whether something is kept, and whether nothing is believed: what is used, and whether that is an error.
-        ("good", says(&[NEW]), true, false, &[NEW], false),
+        ("good", says(&[NEW]), true, false, &[NEW][..], false),
+        ("good, nothing is believed", says(&[NEW]), true, true, &[NEW], false),
         ("good, none kept", says(&[NEW]), false, false, &[NEW], false),
+        ("good, none kept, nothing is believed", says(&[NEW]), false, true, &[NEW], false),
         ("failed", fails(), true, false, &[OLD], true),
-        ("failed, none kept", fails(), false, false, &[], true),
+        ("failed, nothing is believed", fails(), true, true, &[OLD], true),
+        ("failed, none kept", fails(), false, false, none, true),
+        ("failed, none kept, nothing is believed", fails(), false, true, none, true),
         ("none", says(&[]), true, false, &[OLD], true),
-        ("none, none kept", says(&[]), false, false, &[], false),
-        ("none, which is believed", says(&[]), true, true, &[], false),
+        ("none, none kept", says(&[]), false, false, none, false),
+        ("none, nothing is believed", says(&[]), true, true, none, false),
+        ("none, none kept, nothing is believed", says(&[]), false, true, none, false),
     ];
     let run = alarm::drive(async {
         for (what, first, is_kept, accepts_empty, expected, is_error) in table {
