@@ -488,7 +488,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
 
 /// Has the kernel probe the peer after that much silence, at that interval, and drop the connection after so many probes without an
-/// answer: for a connection of our own on which the other side may be silent for long. Harmless towards loopback.
+/// answer, or where data is not acknowledged for as long: for a connection of our own on which the other side may be silent for long. Harmless towards loopback.
 pub(crate) fn keep_alive(
     socket: &impl AsFd,
     silence: Duration,
@@ -496,7 +496,10 @@ pub(crate) fn keep_alive(
     probes: u32,
 ) -> io::Result<()> {
     let keepalive = TcpKeepalive::new().with_time(silence).with_interval(interval).with_retries(probes);
-    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+    let socket = SockRef::from(socket);
+    socket.set_tcp_keepalive(&keepalive)?;
+    // Where something is unacknowledged, that is sent again instead of probes, for a quarter of an hour by default (tcp(7)).
+    socket.set_tcp_user_timeout(Some(silence + interval * probes))
 }
 
 impl AsFd for Socket {
