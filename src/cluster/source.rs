@@ -98,9 +98,13 @@ impl Source {
                 (format!("srv {name} ({server_name}, {domain})"), Vec::new())
             }
             Self::File(_) => return None,
-            Self::Remote(RemoteSource { kind, name, control_plane, server_name, .. }) => {
+            Self::Remote(RemoteSource { kind, name, control_plane, server_name, question, .. }) => {
                 let servers = control_plane.servers.iter().map(ToString::to_string).collect();
-                (format!("{} {name} ({server_name})", kind.label()), servers)
+                let as_whom = match question {
+                    RemoteQuestion::Http(_) => String::new(),
+                    RemoteQuestion::Xds(question) => format!(", as {}", question.node.describe()),
+                };
+                (format!("{} {name} ({server_name}{as_whom})", kind.label()), servers)
             }
         };
         Some(SourceIdentity { asks_for, servers })

@@ -65,6 +65,7 @@ impl SettingsBuilder<'_> {
             .map(|(name, section)| self.cluster(name, section, &mut identities))
             .collect();
         self.warn_of_unused_identities(&identities);
+        self.warn_of_unused_control_plane(root);
 
         let mut claimed = ClaimedAddresses::default();
         let known: BTreeSet<_> = root.names("clusters").iter().map(|(name, _)| name.as_str()).collect();

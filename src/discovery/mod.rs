@@ -4,6 +4,7 @@
 //! All modules but `resolver`, `servers`, `file`, `remote`, `kept`, `keeping`, `loop_detection` and [`mod@follow`] are pure. Lacks the
 //! status, which the cluster holds, and the treatment of sessions whose endpoint is removed: that is the cluster's.
 
+mod aside;
 mod consul;
 mod etcd;
 mod file;

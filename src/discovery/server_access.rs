@@ -18,6 +18,8 @@ use crate::{alarm, clock};
 
 /// For name, token and CAs.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For connecting, and TLS.
+pub(super) const CONNECTION: Duration = Duration::from_secs(10);
 /// TLS by the CAs on disk is used so long, unless a request fails: Consul may be asked each second, and the host's own CAs take
 /// milliseconds.
 const TLS_AGE: Duration = Duration::from_secs(60);

@@ -6,41 +6,38 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use hyper::header::AUTHORIZATION;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use super::aside::{SHORT, aside};
 use super::resolver::Resolver;
-use super::server_access::{Access, ServerAccess};
+use super::server_access::{Access, CONNECTION, ServerAccess};
 use super::source_update::{RemoteResult, SourceUpdate};
 use super::words;
-use crate::blocking::BlockingTask;
 use crate::cluster::{ControlPlane, ENDPOINTS_MAX, Target, ToTarget, XdsQuestion};
-use crate::http::{GrpcStream, HttpField, HttpTerms, HttpUrl, bearer};
-use crate::policy::ask_schedule::{AskSchedule, PACE, RETRY_MAX_EMPTY};
+use crate::http::{ConnectTerms, GrpcStream, HttpField, HttpUrl, bearer};
+use crate::policy::ask_schedule::{AskSchedule, PACE, RETRY_MAX, RETRY_MAX_EMPTY};
 use crate::policy::backoff;
 use crate::sync::Mutex;
 use crate::tls::HttpVersion;
-use crate::xds::{LoadAssignment, Node, XdsChange, XdsClient, XdsReply};
+use crate::xds::{LoadAssignment, Node, XdsChange, XdsClient};
 use crate::{alarm, clock};
 
 /// The method of delta ADS.
 const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// The longest message that is taken, in bytes.
 const MESSAGE_MAX: usize = 16 * 1024 * 1024;
-/// Longer messages are read on a thread of their own: this one probes and answers scrapes too.
-const ASIDE: usize = 64 * 1024;
-/// For connecting, TLS and HTTP/2's handshake.
-const CONNECTION: Duration = Duration::from_secs(10);
-/// A stream that has lasted so long works, even if nothing has come: after a reconnect a server has nothing to say.
+/// A stream that has lasted so long, and whose server has said that it speaks HTTP/2, works, even if no message has come: after a
+/// reconnect a control plane has nothing to say.
 const WORKS_AFTER: Duration = Duration::from_secs(2);
 /// A stream that nobody subscribes to any more is kept for that long.
 const LINGER: Duration = Duration::from_secs(5);
-/// While a stream works, what is known counts as confirmed that often.
-const CONFIRMED: Duration = Duration::from_secs(300);
+/// While a stream works, what is known counts as confirmed that often: longer than a server that is frozen takes to be noticed.
+const CONFIRMED: Duration = Duration::from_secs(360);
 
 /// All streams of the process.
 #[derive(Debug, Clone, Default)]
@@ -72,6 +69,10 @@ impl fmt::Debug for Shared {
 struct Subscribers {
     /// By the name of the resource.
     states: BTreeMap<String, watch::Sender<XdsState>>,
+    /// Why there is no stream, in words: for those who subscribe meanwhile.
+    broken: Option<String>,
+    /// How many streams there have been.
+    streams: u64,
     /// Whether the task has ended, or is about to, so that nobody may subscribe any more.
     is_over: bool,
 }
@@ -80,17 +81,17 @@ struct Subscribers {
 #[derive(Debug, Clone, Default)]
 struct XdsState {
     assignment: Option<Arc<LoadAssignment>>,
-    /// What is wrong with the resource, in words.
-    refused: Option<String>,
-    /// The stream that it was refused on. Where the next one says nothing about it, it is good again.
-    refused_on: u64,
+    /// What is wrong with the resource, in words: it is refused, or the control plane does not have it.
+    wrong: Option<String>,
+    /// The stream that said so. Where the next one says nothing about it, it is good again.
+    wrong_since: u64,
     /// Why there is no stream, in words.
     broken: Option<String>,
 }
 
 impl XdsState {
     fn error(&self) -> Option<&String> {
-        self.broken.as_ref().or(self.refused.as_ref())
+        self.broken.as_ref().or(self.wrong.as_ref())
     }
 }
 
@@ -118,7 +119,10 @@ impl XdsStreams {
             }
         };
         let mut subscribers = shared.subscribers.lock();
-        let sender = subscribers.states.entry(question.resource.clone()).or_default();
+        let Subscribers { states, broken, .. } = &mut *subscribers;
+        let sender = states
+            .entry(question.resource.clone())
+            .or_insert_with(|| watch::channel(XdsState { broken: broken.clone(), ..XdsState::default() }).0);
         let states = sender.subscribe();
         drop(subscribers);
         shared.changed.notify_one();
@@ -128,6 +132,7 @@ impl XdsStreams {
             to_target: Arc::clone(&question.to_target),
             told: None,
             told_error: None,
+            confirmed_at: clock::now() + CONFIRMED,
         }
     }
 }
@@ -141,6 +146,8 @@ pub(super) struct XdsSubscription {
     /// What was told last.
     told: Option<Arc<LoadAssignment>>,
     told_error: Option<String>,
+    /// When it is told that all is as before.
+    confirmed_at: Instant,
 }
 
 impl fmt::Debug for XdsSubscription {
@@ -160,16 +167,19 @@ impl XdsSubscription {
     /// The next result. Cancel-safe.
     pub(super) async fn result(&mut self) -> RemoteResult {
         loop {
-            let state = self.states.as_mut().expect("it is there until the drop").borrow_and_update().clone();
+            let states = self.states.as_mut().expect("it is there until the drop");
+            let state = states.borrow_and_update().clone();
             if let Some(update) = self.update(&state) {
+                self.confirmed_at = clock::now() + CONFIRMED;
                 return Some(update);
             }
             let changed = self.states.as_mut().expect("as above").changed();
-            match alarm::timeout_at(clock::now() + CONFIRMED, changed).await {
-                // The sender is in `shared`.
-                Ok(_) => {}
-                Err(alarm::Elapsed) if state.error().is_none() && state.assignment.is_some() => return None,
-                Err(alarm::Elapsed) => {}
+            // The sender is in `shared`, so there is no error but the moment.
+            if alarm::timeout_at(self.confirmed_at, changed).await.is_err() {
+                self.confirmed_at = clock::now() + CONFIRMED;
+                if state.error().is_none() && state.assignment.is_some() {
+                    return None;
+                }
             }
         }
     }
@@ -235,21 +245,46 @@ async fn supervise(
         if task.join_next().await.is_some_and(|ended| ended.is_ok()) {
             return;
         }
-        let error = "xds: ambassador itself failed while it had the stream";
-        shared.tell_all(|state| state.broken = Some(error.into()));
+        shared.set_broken(Some("xds: ambassador itself failed while it had the stream"));
         alarm::sleep(RETRY_MAX_EMPTY).await;
     }
 }
 
 impl Shared {
-    fn tell_all(&self, change: impl Fn(&mut XdsState)) {
-        self.subscribers.lock().states.values().for_each(|state| state.send_modify(&change));
+    /// Tells all why there is no stream, or that there is one.
+    fn set_broken(&self, broken: Option<&str>) {
+        let mut subscribers = self.subscribers.lock();
+        subscribers.broken = broken.map(ToOwned::to_owned);
+        let tell = |state: &mut XdsState| state.broken = broken.map(ToOwned::to_owned);
+        subscribers.states.values().for_each(|state| state.send_modify(tell));
     }
 
-    fn tell(&self, name: &str, change: impl FnOnce(&mut XdsState)) {
-        if let Some(state) = self.subscribers.lock().states.get(name) {
-            state.send_modify(change);
-        }
+    /// A stream has begun.
+    fn count_stream(&self) {
+        self.subscribers.lock().streams += 1;
+    }
+
+    /// What the present stream has not said again is not wrong any more.
+    fn forget_wrongs(&self) {
+        let subscribers = self.subscribers.lock();
+        let present = subscribers.streams;
+        let forget = |state: &mut XdsState| {
+            if state.wrong_since < present {
+                state.wrong = None;
+            }
+        };
+        subscribers.states.values().for_each(|state| state.send_modify(forget));
+    }
+
+    /// Tells what a resource is now, or what is wrong with it.
+    fn tell(&self, name: &str, known: Result<Arc<LoadAssignment>, String>) {
+        let subscribers = self.subscribers.lock();
+        let present = subscribers.streams;
+        let Some(state) = subscribers.states.get(name) else { return };
+        state.send_modify(|state| match known {
+            Ok(assignment) => (state.assignment, state.wrong) = (Some(assignment), None),
+            Err(words) => (state.wrong, state.wrong_since) = (Some(words), present),
+        });
     }
 }
 
@@ -261,8 +296,6 @@ struct Streaming {
     client: XdsClient,
     schedule: AskSchedule,
     rng: Rng,
-    /// How many streams there have been.
-    number: u64,
 }
 
 /// How a stream ended that did not fail.
@@ -284,16 +317,7 @@ impl Streaming {
         let access = ServerAccess::new(control_plane, HttpVersion::Http2, resolver);
         let servers = control_plane.servers.clone();
         let schedule = AskSchedule::new(servers.len(), &mut rng);
-        Self {
-            shared,
-            servers,
-            access,
-            client: XdsClient::new((*node).clone()),
-            node,
-            schedule,
-            rng,
-            number: 0,
-        }
+        Self { shared, servers, access, client: XdsClient::new((*node).clone()), node, schedule, rng }
     }
 
     async fn forever(mut self) {
@@ -315,11 +339,25 @@ impl Streaming {
                 }
                 Err(error) => {
                     self.access.forget();
-                    self.shared.tell_all(|state| state.broken = Some(error.clone()));
+                    self.shared.set_broken(Some(&error));
                     let lasted = clock::now().saturating_duration_since(begun);
                     let has_some = self.has_some();
-                    alarm::sleep(self.schedule.record_failure(lasted, has_some, &mut self.rng)).await;
+                    let pause = self.schedule.record_failure(lasted, has_some, &mut self.rng);
+                    self.pause(pause).await;
                 }
+            }
+        }
+    }
+
+    /// Waits before the next server is asked; not for long if a cluster comes meanwhile that has no endpoint.
+    async fn pause(&mut self, pause: Duration) {
+        let mut until = clock::now() + pause;
+        while alarm::timeout_at(until, self.shared.changed.notified()).await.is_ok() {
+            if !self.reconcile() {
+                return;
+            }
+            if !self.has_some() {
+                until = until.min(clock::now() + RETRY_MAX_EMPTY);
             }
         }
     }
@@ -358,13 +396,14 @@ impl Streaming {
     }
 
     async fn stream(&mut self) -> Result<Ended, String> {
+        let begun = clock::now();
         let mut stream = self.open().await?;
         let sender = stream.sender();
         self.client.opened();
-        self.number += 1;
+        self.shared.count_stream();
         let mut outgoing: Option<Vec<u8>> = None;
-        let (mut settles_at, mut works) = (Some(clock::now() + WORKS_AFTER), false);
-        let mut unwanted_at = None;
+        let (mut has_message, mut settles_at, mut unwanted_at) =
+            (false, Some(clock::now() + WORKS_AFTER), None);
         loop {
             self.pass_on();
             if outgoing.is_none() {
@@ -373,16 +412,16 @@ impl Streaming {
             let due = self.client.due().into_iter().chain(settles_at).chain(unwanted_at).min();
             tokio::select! {
                 () = send(&sender, outgoing.as_deref()) => outgoing = None,
-                message = stream.message() => {
-                    match message.map_err(|error| error.to_string())? {
-                        Some(message) => self.take(message).await?,
-                        None if works => return Ok(Ended::ByServer),
-                        None => return Err(self.about("it ended the stream before it had said anything")),
+                message = stream.message() => match message.map_err(|error| error.to_string())? {
+                    Some(message) => {
+                        self.take(message).await?;
+                        if !std::mem::replace(&mut has_message, true) {
+                            self.shared.set_broken(None);
+                        }
                     }
-                    if !std::mem::replace(&mut works, true) {
-                        self.record_success();
-                    }
-                }
+                    None if has_message || clock::now() >= begun + RETRY_MAX => return Ok(Ended::ByServer),
+                    None => return Err(self.about("it ended the stream before it had said anything")),
+                },
                 () = self.shared.changed.notified() => {
                     unwanted_at = (!self.reconcile()).then(|| clock::now() + LINGER);
                 }
@@ -393,12 +432,25 @@ impl Streaming {
                         return Ok(Ended::Unwanted);
                     }
                     if settles_at.is_some_and(|at| at <= now) {
-                        settles_at = None;
-                        self.settle(std::mem::replace(&mut works, true));
+                        settles_at = self.settle(&stream, begun + CONNECTION, now)?;
                     }
                 }
             }
         }
+    }
+
+    /// The stream has lasted for a while: it works if its server speaks HTTP/2, and what it has not refused again is good. Returns when to
+    /// come back: a server has until `until` to say that it does.
+    fn settle(&self, stream: &GrpcStream, until: Instant, now: Instant) -> Result<Option<Instant>, String> {
+        if stream.has_heard() {
+            self.shared.set_broken(None);
+            self.shared.forget_wrongs();
+            return Ok(None);
+        }
+        if now < until {
+            return Ok(Some(until));
+        }
+        Err(self.about(&format!("it takes connections, and has said nothing for {CONNECTION:?}: that is no HTTP/2, or it is frozen")))
     }
 
     async fn open(&mut self) -> Result<GrpcStream, String> {
@@ -406,55 +458,25 @@ impl Streaming {
         let access = self.access.to(&url).await;
         let Access { addresses, token, tls } = access.map_err(|error| self.about(&error))?;
         let headers = token.map(|token| HttpField(AUTHORIZATION, bearer(&token))).into_iter().collect();
-        let connected_by = clock::now() + CONNECTION;
-        let terms = HttpTerms { addresses: &addresses, tls, connected_by, until: connected_by };
+        let until = clock::now() + CONNECTION;
+        let terms = ConnectTerms { addresses: &addresses, tls, until };
         let opened = GrpcStream::open(&url, METHOD, headers, MESSAGE_MAX, terms).await;
         opened.map_err(|error| error.to_string())
     }
 
-    /// The stream works.
-    fn record_success(&mut self) {
-        self.schedule.record_answer(clock::now());
-        self.shared.tell_all(|state| state.broken = None);
-    }
-
-    /// The stream has lasted for a while: what it has not refused again is good.
-    fn settle(&mut self, works: bool) {
-        if !works {
-            self.record_success();
-        }
-        let number = self.number;
-        self.shared.tell_all(|state| {
-            if state.refused_on < number {
-                state.refused = None;
-            }
-        });
-    }
-
     /// Reads a message, on a thread of its own if that takes long.
     async fn take(&mut self, message: Vec<u8>) -> Result<(), String> {
-        let taken = if message.len() < ASIDE {
-            self.client.take(&message)
-        } else {
-            let mut client = std::mem::replace(&mut self.client, XdsClient::new((*self.node).clone()));
-            let mut reading = BlockingTask::default();
-            let begun = reading.begin(move || {
-                let taken = client.take(&message);
-                (client, taken)
-            });
-            begun.map_err(|error| self.about(&format!("no thread can be started: {error}")))?;
-            let (client, taken) = reading
-                .join()
-                .await
-                .map_err(|_| self.about("ambassador itself failed while it read an answer"))?;
-            self.client = client;
-            taken
-        };
-        if taken.map_err(|error| self.about(&error))? == XdsReply::Nack {
-            // The clusters that are concerned say so once.
-            tracing::debug!(server = %self.servers[self.schedule.server()], "a part of an answer is refused");
+        if message.len() < SHORT {
+            return self.client.take(&message).map_err(|error| self.about(&error));
         }
-        Ok(())
+        let mut client = std::mem::replace(&mut self.client, XdsClient::new((*self.node).clone()));
+        let read = aside(move || {
+            let taken = client.take(&message);
+            (client, taken)
+        });
+        let (client, taken) = read.await.map_err(|error| self.about(&error))?;
+        self.client = client;
+        taken.map_err(|error| self.about(&error))
     }
 
     /// Tells the clusters what has changed.
@@ -476,11 +498,7 @@ impl Streaming {
                     (name, Err(words))
                 }
             };
-            let (number, known) = (self.number, known.map_err(|words| self.about(&words)));
-            self.shared.tell(&name, |state| match known {
-                Ok(assignment) => (state.assignment, state.refused) = (Some(assignment), None),
-                Err(words) => (state.refused, state.refused_on) = (Some(words), number),
-            });
+            self.shared.tell(&name, known.map_err(|words| self.about(&words)));
         }
     }
 }

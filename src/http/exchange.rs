@@ -36,16 +36,14 @@ const HEAD_MAX: usize = 64 * 1024;
 /// §15.2).
 const BEFORE_HEAD_MAX: usize = 2 * HEAD_MAX;
 
-/// How a request is made.
+/// How a connection is made.
 #[derive(Debug, Clone)]
-pub(crate) struct HttpTerms<'a> {
+pub(crate) struct ConnectTerms<'a> {
     /// The server's addresses, tried in turn; unused where it has a unix socket.
     pub(crate) addresses: &'a [SocketAddr],
     /// For URLs with TLS.
     pub(crate) tls: Option<Arc<ClientConfig>>,
-    /// By when the connection must be there, with TLS.
-    pub(crate) connected_by: Instant,
-    /// By when the head of the answer must be there.
+    /// By when it must be there, with TLS.
     pub(crate) until: Instant,
 }
 
@@ -65,16 +63,18 @@ impl fmt::Debug for HttpResponse {
     }
 }
 
-/// Makes the request.
+/// Makes the request. The head of its answer must be there at `until`.
 ///
 /// # Errors
 /// See [`HttpError`].
-pub(crate) async fn open(request: HttpRequest<'_>, terms: HttpTerms<'_>) -> Result<HttpResponse, HttpError> {
-    let url = request.url;
-    let exchange = Exchange::new(url);
+pub(crate) async fn open(
+    request: HttpRequest<'_>,
+    terms: ConnectTerms<'_>,
+    until: Instant,
+) -> Result<HttpResponse, HttpError> {
+    let exchange = Exchange::new(request.url);
     let request = request_of(request)?;
-    let (connected_by, until) = (terms.connected_by.min(terms.until), terms.until);
-    let stream = exchange.within(connected_by, exchange.connect(&terms, connected_by)).await?;
+    let stream = exchange.connect(&terms).await?;
     exchange.begin("waiting for the answer");
     exchange.within(until, exchange.talk(stream, request)).await
 }
@@ -118,16 +118,17 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    pub(super) async fn connect(
-        &self,
-        terms: &HttpTerms<'_>,
-        until: Instant,
-    ) -> Result<Box<dyn Stream>, HttpError> {
+    /// A connection, in time.
+    pub(super) async fn connect(&self, terms: &ConnectTerms<'_>) -> Result<Box<dyn Stream>, HttpError> {
+        self.within(terms.until, self.connect_and_secure(terms)).await
+    }
+
+    async fn connect_and_secure(&self, terms: &ConnectTerms<'_>) -> Result<Box<dyn Stream>, HttpError> {
         if let Some(socket) = self.url.socket() {
             let stream = UnixStream::connect(socket).await.map_err(|error| self.failed(error))?;
             return Ok(Box::new(stream));
         }
-        let socket = self.connect_to_one(terms.addresses, until).await?;
+        let socket = self.connect_to_one(terms.addresses, terms.until).await?;
         if !self.url.is_tls {
             return Ok(Box::new(socket));
         }
@@ -168,8 +169,8 @@ impl<'a> Exchange<'a> {
         stream: Box<dyn Stream>,
         request: Request<Full<Bytes>>,
     ) -> Result<HttpResponse, HttpError> {
-        let credit = Arc::new(AtomicUsize::new(BEFORE_HEAD_MAX));
-        let stream = Bounded { stream, credit: Arc::clone(&credit) };
+        let count = ReadCount::up_to(BEFORE_HEAD_MAX);
+        let stream = Counted { stream, count: Arc::clone(&count) };
         let handshake = http1::Builder::new().max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.failed(error))?;
         // Its own error is one of the answer, too.
@@ -181,7 +182,7 @@ impl<'a> Exchange<'a> {
             () = &mut connection => (answering.await, true),
         };
         let answer: Response<Incoming> = answer.map_err(|error| self.failed(error))?;
-        credit.store(usize::MAX, Ordering::Relaxed);
+        count.lift();
         let status = answer.status();
         if status.is_redirection() {
             return Err(HttpError::Redirect(self.url.to_string(), status.as_u16()));
@@ -193,13 +194,45 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// A connection that ends when more was read than there is credit for.
-struct Bounded {
-    stream: Box<dyn Stream>,
-    credit: Arc<AtomicUsize>,
+/// How much was read from a connection, and how much may be.
+#[derive(Debug)]
+pub(super) struct ReadCount {
+    read: AtomicUsize,
+    most: AtomicUsize,
 }
 
-impl AsyncRead for Bounded {
+impl ReadCount {
+    /// No more than that.
+    pub(super) fn up_to(most: usize) -> Arc<Self> {
+        Arc::new(Self { read: AtomicUsize::new(0), most: AtomicUsize::new(most) })
+    }
+
+    /// There is no bound any more.
+    fn lift(&self) {
+        self.most.store(usize::MAX, Ordering::Relaxed);
+    }
+
+    /// Whether anything was read.
+    pub(super) fn is_some(&self) -> bool {
+        self.read.load(Ordering::Relaxed) > 0
+    }
+
+    fn add(&self, read: usize) -> std::io::Result<()> {
+        let before = self.read.fetch_add(read, Ordering::Relaxed);
+        if before.saturating_add(read) > self.most.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("too much came before the answer"));
+        }
+        Ok(())
+    }
+}
+
+/// A connection whose reading is counted.
+pub(super) struct Counted {
+    pub(super) stream: Box<dyn Stream>,
+    pub(super) count: Arc<ReadCount>,
+}
+
+impl AsyncRead for Counted {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -207,19 +240,11 @@ impl AsyncRead for Bounded {
     ) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let credit = self.credit.load(Ordering::Relaxed);
-        if credit == usize::MAX {
-            return Poll::Ready(Ok(()));
-        }
-        let Some(left) = credit.checked_sub(buffer.filled().len() - before) else {
-            return Poll::Ready(Err(std::io::Error::other("too much came before the answer")));
-        };
-        self.credit.store(left, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.count.add(buffer.filled().len() - before))
     }
 }
 
-impl AsyncWrite for Bounded {
+impl AsyncWrite for Counted {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

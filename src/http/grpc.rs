@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::exchange::{Exchange, HttpTerms};
+use super::exchange::{ConnectTerms, Counted, Exchange, ReadCount};
 use super::{HttpError, HttpField, HttpUrl};
 use crate::escape::escaped;
 use crate::sync::Mutex;
@@ -39,6 +39,7 @@ const SHOWN: usize = 300;
 pub(crate) struct GrpcStream {
     /// Of the server, without the method.
     url: String,
+    count: Arc<ReadCount>,
     most: usize,
     outgoing: mpsc::Sender<Bytes>,
     incoming: Answering,
@@ -106,16 +107,14 @@ impl GrpcStream {
         method: &str,
         headers: Vec<HttpField>,
         most: usize,
-        terms: HttpTerms<'_>,
+        terms: ConnectTerms<'_>,
     ) -> Result<Self, HttpError> {
-        let (server, url) = (url.to_string(), url.below(method));
         let (outgoing, queued) = mpsc::channel(1);
-        let request = request_of(&url, headers, Outgoing(queued))?;
-        let exchange = Exchange::new(&url);
-        let until = terms.connected_by;
-        let tasks = Owned::default();
+        let request = request_of(&url.below(method), headers, Outgoing(queued))?;
+        let (exchange, count, tasks) = (Exchange::new(url), ReadCount::up_to(usize::MAX), Owned::default());
+        let until = terms.until;
         let connecting = async {
-            let stream = exchange.connect(&terms, until).await?;
+            let stream = Counted { stream: exchange.connect(&terms).await?, count: Arc::clone(&count) };
             exchange.begin("the HTTP/2 handshake");
             let handshake = http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
@@ -131,7 +130,8 @@ impl GrpcStream {
             Box::pin(async move { drop(connection.await) });
         let head = Box::pin(async move { sender.send_request(request).await });
         Ok(Self {
-            url: server,
+            url: url.to_string(),
+            count,
             most,
             outgoing,
             incoming: Answering::Head(head),
@@ -139,6 +139,12 @@ impl GrpcStream {
             messages: Messages::default(),
             tasks,
         })
+    }
+
+    /// Whether the server has said anything: its settings come at once (RFC 9113 §3.4), so whoever is silent is no server of HTTP/2, or
+    /// frozen.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.count.is_some()
     }
 
     /// What sends messages on it.

@@ -18,7 +18,7 @@ use hyper::header::{HeaderMap, HeaderName, RETRY_AFTER};
 use zeroize::Zeroizing;
 
 pub(crate) use encoding::{KEPT, form, percent_encoded};
-pub(crate) use exchange::{HttpResponse, HttpTerms, open};
+pub(crate) use exchange::{ConnectTerms, HttpResponse, open};
 pub(crate) use grpc::{GrpcSender, GrpcStream};
 pub(crate) use url::{HttpUrl, PlainHttp};
 
@@ -128,8 +128,7 @@ pub(crate) fn send(request: HttpRequest<'_>, roots: &Roots) -> Result<HttpAnswer
     let until = clock::now() + DEADLINE;
     let answering = Box::pin(async {
         let addresses = look_up(url).await?;
-        let mut answer =
-            open(request, HttpTerms { addresses: &addresses, tls, connected_by: until, until }).await?;
+        let mut answer = open(request, ConnectTerms { addresses: &addresses, tls, until }, until).await?;
         let mut body = Zeroizing::new(Vec::with_capacity(ANSWER_MAX));
         answer.read_into(&mut body).await?;
         let retry_after = retry_after(&answer.headers);

@@ -8,6 +8,7 @@ use prost::Message as _;
 
 use super::load_assignment::{LoadAssignment, TYPE_URL};
 use super::message::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
+use super::wire;
 use crate::escape::escaped;
 
 /// A resource of which nothing has come for that long does not exist (xDS protocol, "Knowing When a Requested Resource Does Not Exist").
@@ -16,8 +17,12 @@ const MISSING_AFTER: Duration = Duration::from_secs(15);
 const INVALID_ARGUMENT: i32 = 3;
 /// Of the bad resources of a response so many are named, and so many characters of each reason.
 const NAMED_MAX: usize = 16;
-/// See [`NAMED_MAX`].
+/// See [`NAMED_MAX`]. A reason may quote what came, at any length.
 const REASON_MAX: usize = 300;
+/// Replies that wait to be sent. A server that has more to answer than that does not read.
+const REPLIES_MAX: usize = 256;
+/// The most resources, names and errors of one response: empty ones take two bytes, and a hundred times as much when they are read.
+const ITEMS_MAX: usize = 65_536;
 
 /// A client of one control plane. It asks for endpoints (EDS) by name.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ struct Wanted {
     accepted: Option<(String, Arc<LoadAssignment>)>,
     /// When it counts as missing.
     due: Option<Instant>,
+    /// Whether `due` is to be set, when it is known what time it is.
+    is_awaited: bool,
 }
 
 /// What is to be sent on a stream.
@@ -57,7 +64,6 @@ struct Stream {
 /// An ACK, or a NACK with its reason.
 #[derive(Debug)]
 struct Reply {
-    type_url: String,
     nonce: String,
     error: Option<String>,
 }
@@ -89,13 +95,6 @@ impl XdsChange {
     }
 }
 
-/// How a response was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum XdsReply {
-    Ack,
-    Nack,
-}
-
 impl XdsClient {
     pub(crate) const fn new(node: Node) -> Self {
         Self { node, wanted: BTreeMap::new(), stream: None, changes: VecDeque::new() }
@@ -106,7 +105,8 @@ impl XdsClient {
         let wanted = self.wanted.entry(name.to_owned()).or_default();
         let Some(stream) = &mut self.stream else { return };
         if stream.unsubscribe.remove(name) {
-            // The control plane was not told to stop. What came meanwhile is still good.
+            // The control plane was not told to stop. What came meanwhile is still good; if nothing did, it may be missing.
+            wanted.is_awaited = wanted.accepted.is_none();
             let known = wanted.accepted.as_ref().map(|(_, assignment)| Arc::clone(assignment));
             self.changes.extend(known.map(|assignment| XdsChange::Accepted(name.to_owned(), assignment)));
         } else {
@@ -148,10 +148,13 @@ impl XdsClient {
     /// The next request to send, a DeltaDiscoveryRequest.
     pub(crate) fn request(&mut self, now: Instant) -> Option<Vec<u8>> {
         let stream = self.stream.as_mut()?;
+        for wanted in self.wanted.values_mut().filter(|wanted| wanted.is_awaited) {
+            (wanted.is_awaited, wanted.due) = (false, Some(now + MISSING_AFTER));
+        }
         // Apart from subscriptions: a server may drop a request whose nonce is not its latest any more.
-        let request = if let Some(Reply { type_url, nonce, error }) = stream.replies.pop_front() {
+        let request = if let Some(Reply { nonce, error }) = stream.replies.pop_front() {
             let error_detail = error.map(|message| Status { code: INVALID_ARGUMENT, message });
-            DeltaDiscoveryRequest { type_url, response_nonce: nonce, error_detail, ..Default::default() }
+            DeltaDiscoveryRequest { response_nonce: nonce, error_detail, ..Default::default() }
         } else if stream.subscribe.is_empty() && stream.unsubscribe.is_empty() {
             return None;
         } else {
@@ -174,7 +177,6 @@ impl XdsClient {
             }
             stream.has_subscribed = true;
             DeltaDiscoveryRequest {
-                type_url: TYPE_URL.into(),
                 resource_names_subscribe: subscribe.into_iter().collect(),
                 resource_names_unsubscribe: unsubscribe.into_iter().collect(),
                 initial_resource_versions,
@@ -182,27 +184,33 @@ impl XdsClient {
             }
         };
         let node = (!std::mem::replace(&mut stream.has_sent, true)).then(|| self.node.clone());
-        Some(DeltaDiscoveryRequest { node, ..request }.encode_to_vec())
+        Some(DeltaDiscoveryRequest { node, type_url: TYPE_URL.into(), ..request }.encode_to_vec())
     }
 
-    /// Takes a response, a DeltaDiscoveryResponse.
+    /// Takes a response, a DeltaDiscoveryResponse. One of another type is left without a reply, which would be the first request of that
+    /// type, and without names one for everything.
     ///
     /// # Errors
-    /// It cannot be read, so that the stream has to be ended.
-    pub(crate) fn take(&mut self, response: &[u8]) -> Result<XdsReply, String> {
+    /// The stream has to be ended: the response cannot be read, or the server does not read ours.
+    pub(crate) fn take(&mut self, response: &[u8]) -> Result<(), String> {
+        let items = wire::fields(response).filter(|field| matches!(field.tag, 2 | 6 | 8 | 9)).count();
+        if items > ITEMS_MAX {
+            return Err(format!("an answer has {items} resources, and {ITEMS_MAX} are the most"));
+        }
         let response = DeltaDiscoveryResponse::decode(response)
             .map_err(|error| format!("an answer is no DeltaDiscoveryResponse: {error}"))?;
-        let complaints = if response.type_url == TYPE_URL {
-            self.take_resources(&response)
-        } else {
-            vec![format!("nobody asked for {}", escaped(&response.type_url))]
-        };
-        let error = (!complaints.is_empty()).then(|| joined(&complaints));
-        let reply = if error.is_some() { XdsReply::Nack } else { XdsReply::Ack };
-        if let Some(stream) = &mut self.stream {
-            stream.replies.push_back(Reply { type_url: response.type_url, nonce: response.nonce, error });
+        if response.type_url != TYPE_URL {
+            return Ok(());
         }
-        Ok(reply)
+        let complaints = self.take_resources(&response);
+        let error = (!complaints.is_empty()).then(|| joined(&complaints));
+        if let Some(stream) = &mut self.stream {
+            if stream.replies.len() >= REPLIES_MAX {
+                return Err(format!("it does not read what it is answered: {REPLIES_MAX} replies wait"));
+            }
+            stream.replies.push_back(Reply { nonce: response.nonce, error });
+        }
+        Ok(())
     }
 
     /// Returns what is wrong with some.
@@ -228,6 +236,7 @@ impl XdsClient {
                     XdsChange::Accepted(name.into(), assignment)
                 }
                 Err(reason) => {
+                    let reason = shortened(&reason);
                     complaints.push(format!("{}: {reason}", escaped(name)));
                     XdsChange::Rejected(name.into(), reason)
                 }
@@ -245,7 +254,7 @@ impl XdsClient {
             if let Some(wanted) = self.wanted.get_mut(name) {
                 wanted.due = None;
                 let words = error.error_detail.as_ref().map_or("", |status| status.message.as_str());
-                self.changes.push_back(XdsChange::Failed(name.into(), escaped(words).into_owned()));
+                self.changes.push_back(XdsChange::Failed(name.into(), shortened(&escaped(words))));
             }
         }
         complaints
@@ -284,10 +293,14 @@ fn name_of(resource: &Resource) -> &str {
     }
 }
 
+fn shortened(reason: &str) -> String {
+    reason.chars().take(REASON_MAX).collect()
+}
+
 /// The complaints as the control plane's operator gets to see them.
 fn joined(complaints: &[String]) -> String {
     let shown = complaints.iter().take(NAMED_MAX);
-    let mut shown: Vec<_> = shown.map(|one| one.chars().take(REASON_MAX).collect::<String>()).collect();
+    let mut shown: Vec<_> = shown.map(|one| shortened(one)).collect();
     if complaints.len() > NAMED_MAX {
         shown.push(format!("and {} more", complaints.len() - NAMED_MAX));
     }

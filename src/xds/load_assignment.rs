@@ -6,12 +6,15 @@
 use prost::Message as _;
 
 use super::message::{Any, ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, SocketAddress};
+use super::wire;
 use crate::escape::escaped;
 
 /// The type of what is asked for.
 pub(super) const TYPE_URL: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
-/// The highest priority of an endpoint (Envoy's own bound).
-const PRIORITY_MAX: u32 = 127;
+/// The highest priority of an endpoint (endpoint_components.proto).
+const PRIORITY_MAX: u32 = 128;
+/// The most endpoints, those that may not be used and localities without any included. A cluster has no more (`ENDPOINTS_MAX`).
+const ENDPOINTS_MAX: usize = 4096;
 /// The largest weight of an endpoint of ours. Larger ones are made smaller in proportion.
 const WEIGHT_MAX: u32 = 65_535;
 
@@ -51,6 +54,12 @@ impl LoadAssignment {
         if any.type_url != TYPE_URL {
             return Err(format!("it is a {}", escaped(&any.type_url)));
         }
+        let localities = || wire::fields(&any.value).filter(|field| field.tag == 2);
+        let endpoints = localities().flat_map(|locality| wire::fields(locality.value));
+        let count = localities().count().max(endpoints.filter(|field| field.tag == 2).count());
+        if count > ENDPOINTS_MAX {
+            return Err(format!("it has {count} endpoints or localities, and {ENDPOINTS_MAX} are the most"));
+        }
         let assignment = ClusterLoadAssignment::decode(&any.value[..])
             .map_err(|error| format!("it is no ClusterLoadAssignment: {error}"))?;
         if assignment.cluster_name != name {
@@ -71,8 +80,10 @@ impl LoadAssignment {
     fn of(localities: &[LocalityLbEndpoints]) -> Result<Self, String> {
         let mut read = Vec::with_capacity(localities.iter().map(|one| one.lb_endpoints.len()).sum());
         for locality in localities {
-            if locality.leds_cluster_locality_config.is_some() {
-                return Err("leds_cluster_locality_config is not supported".into());
+            if locality.leds_cluster_locality_config.is_some() || locality.load_balancer_endpoints.is_some() {
+                return Err(
+                    "leds_cluster_locality_config and load_balancer_endpoints are not supported".into()
+                );
             }
             if locality.priority > PRIORITY_MAX {
                 return Err(format!("priority {} is more than {PRIORITY_MAX}", locality.priority));
@@ -178,7 +189,7 @@ mod tests {
     }
 
     fn of(priority: u32, lb_endpoints: Vec<LbEndpoint>) -> LocalityLbEndpoints {
-        LocalityLbEndpoints { lb_endpoints, priority, leds_cluster_locality_config: None }
+        LocalityLbEndpoints { lb_endpoints, priority, ..LocalityLbEndpoints::default() }
     }
 
     fn read(assignment: &ClusterLoadAssignment) -> Result<Vec<String>, String> {
@@ -233,6 +244,7 @@ mod tests {
     fn what_is_not_supported_is_refused_in_words() {
         let endpoints = |endpoint: LbEndpoint| assignment(vec![of(0, vec![at("10.0.0.2", 1), endpoint])]);
         let leds = LocalityLbEndpoints { leds_cluster_locality_config: Some(Unread {}), ..of(0, vec![]) };
+        let list = LocalityLbEndpoints { load_balancer_endpoints: Some(Unread {}), ..of(0, vec![]) };
         let drop = |numerator| ClusterLoadAssignment {
             policy: Some(Policy {
                 drop_overloads: vec![DropOverload {
@@ -249,7 +261,13 @@ mod tests {
             ),
             (drop(1), "policy.drop_overloads (category lb) is not supported"),
             (assignment(vec![leds]), "leds_cluster_locality_config"),
-            (assignment(vec![of(128, vec![])]), "priority 128 is more than 127"),
+            (assignment(vec![list]), "load_balancer_endpoints are not supported"),
+            (assignment(vec![of(0, vec![at("10.0.0.1", 1); 4097])]), "it has 4097 endpoints"),
+            (
+                assignment(vec![of(0, vec![]); 4097]),
+                "it has 4097 endpoints or localities, and 4096 are the most",
+            ),
+            (assignment(vec![of(129, vec![])]), "priority 129 is more than 128"),
             (endpoints(LbEndpoint::default()), "has no address"),
             (endpoints(LbEndpoint { endpoint_name: "x".into(), ..LbEndpoint::default() }), "endpoint_name"),
             (endpoints(of_address(Address { pipe: Some(Unread {}), ..Address::default() })), "is a pipe"),

@@ -167,6 +167,8 @@ pub(super) struct LocalityLbEndpoints {
     pub(super) lb_endpoints: Vec<LbEndpoint>,
     #[prost(uint32, tag = "5")]
     pub(super) priority: u32,
+    #[prost(message, optional, tag = "7")]
+    pub(super) load_balancer_endpoints: Option<Unread>,
     /// Endpoints that another service tells.
     #[prost(message, optional, tag = "8")]
     pub(super) leds_cluster_locality_config: Option<Unread>,
@@ -226,6 +228,21 @@ pub(super) struct SocketAddress {
     pub(super) resolver_name: String,
     #[prost(string, tag = "7")]
     pub(super) network_namespace_filepath: String,
+}
+
+impl Node {
+    /// All of it that decides what an answer says.
+    pub(crate) fn describe(&self) -> String {
+        let Self { id, cluster, metadata, locality, .. } = self;
+        let place = locality
+            .iter()
+            .map(|Locality { region, zone, sub_zone }| format!(" in {region}/{zone}/{sub_zone}"));
+        let fields = metadata.iter().flat_map(|metadata| &metadata.fields);
+        let fields = fields.filter_map(|(name, value)| {
+            value.kind.as_ref().map(|ValueKind::Text(text)| format!(" {name}={text}"))
+        });
+        format!("{id} of {cluster}{}", place.chain(fields).collect::<String>())
+    }
 }
 
 impl Struct {

@@ -9,7 +9,8 @@ mod load_assignment;
 mod message;
 #[cfg(test)]
 mod simulation;
+mod wire;
 
-pub(crate) use client::{XdsChange, XdsClient, XdsReply};
+pub(crate) use client::{XdsChange, XdsClient};
 pub(crate) use load_assignment::LoadAssignment;
 pub(crate) use message::{Locality, Node, Struct};

@@ -1,6 +1,7 @@
 //! Endpoints from a control plane that speaks xDS: a server of grpcio's, which is killed, changes its mind, and refuses.
 
 use std::fs;
+use std::net::TcpListener;
 
 use serde_json::json;
 
@@ -243,6 +244,43 @@ fn of_several_servers_one_that_lives_is_asked() {
     wait_well(&ambassador);
 }
 
+/// The kernel takes connections for a process that is frozen: it counted as a control plane that works, with nothing to say.
+#[test]
+fn a_server_that_says_nothing_is_left() {
+    let mut plane = ControlPlane::start();
+    let [one] = echoes();
+    plane.set("orders", &[at(&one)]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let frozen = listener.local_addr().expect("an address");
+    let alone = Ambassador::start(&config_of(&format!("http://{frozen}"), "", "service: orders"));
+    wait_error(&alone, "has said nothing for 10s: that is no HTTP/2, or it is frozen");
+    let servers = format!("\"http://{frozen}\", \"http://{}\"", plane.address());
+    let config = Config::app(&["{ xds: { service: orders } }"], "");
+    let both = Ambassador::start(&config.top(&format!("xds: {{ servers: [{servers}] }}")));
+    wait_members(&both, &[&one]);
+    wait_well(&both);
+    drop(listener);
+}
+
+#[test]
+fn a_cluster_that_comes_while_there_is_no_control_plane_is_told_why() {
+    let mut plane = ControlPlane::start();
+    let [one, two] = echoes();
+    plane.set("orders", &[at(&one)]);
+    let ambassador = start(&plane);
+    wait_members(&ambassador, &[&one]);
+    plane.kill();
+    wait_error(&ambassador, "failed");
+    ambassador.rewrite(&config(&plane, "service: invoices"));
+    assert_eq!(ambassador.post("/reload").status, 200);
+    wait_error(&ambassador, "failed");
+    assert_eq!(origin(&ambassador)["name"], "invoices");
+    ambassador.connect().echo("the endpoints of before stay");
+    plane.begin();
+    plane.set("invoices", &[at(&two)]);
+    wait_members(&ambassador, &[&two]);
+}
+
 #[test]
 fn mistakes_have_their_place_and_check_connect_tells_what_was_found() {
     let mut plane = ControlPlane::start();
@@ -257,6 +295,8 @@ fn mistakes_have_their_place_and_check_connect_tells_what_was_found() {
     for (server, section, endpoints, expected) in [
         ("http://xds.test:1", "", "", &["xds.servers: http://xds.test:1 has no TLS"][..]),
         ("http://127.0.0.1:1", ", ca: webpki", "", &["xds.ca: has no effect"]),
+        ("http://127.0.0.1:1", "", "service: \"*\"", &["xds.service: stands for all clusters"]),
+        ("http://127.0.0.1:1", "", "service: \"xdstp://a/b\"", &["xds.service: is a name of xDS federation"]),
         (
             "x",
             ", node: { metadata: [a, \"=b\"] }",

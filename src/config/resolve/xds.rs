@@ -33,6 +33,15 @@ impl SettingsBuilder<'_> {
         })
     }
 
+    pub(super) fn warn_of_unused_control_plane(&mut self, root: &Section) {
+        let asks = |cluster: &Section| {
+            cluster.section("endpoints").is_some_and(|endpoints| endpoints.is_given("xds"))
+        };
+        if root.is_given("xds") && !root.names("clusters").iter().any(|(_, cluster)| asks(cluster)) {
+            self.findings.warning(&root.at("xds"), "no cluster has its endpoints from there");
+        }
+    }
+
     fn control_plane(&mut self, xds: &Section) -> Option<ControlPlane> {
         let servers = self.remote_servers(xds, "servers");
         let token = self.remote_secret(xds, "token");
@@ -73,8 +82,15 @@ impl SettingsBuilder<'_> {
         around: &ClusterContext,
     ) -> Option<RemoteSource> {
         let service = owned(section, "service")?;
-        if service.as_ref().is_some_and(String::is_empty) {
-            self.findings.mistake(&section.at("service"), "is empty");
+        let resource = service.unwrap_or_else(|| around.name.clone());
+        let wrong = match &*resource {
+            "" => Some("is empty"),
+            "*" => Some("stands for all clusters of the control plane, and is the name of none"),
+            name if name.starts_with("xdstp:") => Some("is a name of xDS federation, which is not supported"),
+            _ => None,
+        };
+        if let Some(words) = wrong {
+            self.findings.mistake(&section.at("service"), words);
             return None;
         }
         let (control_plane, node) = match &self.xds {
@@ -87,7 +103,6 @@ impl SettingsBuilder<'_> {
                 return None;
             }
         };
-        let resource = service.unwrap_or_else(|| around.name.clone());
         Some(RemoteSource {
             kind: OriginKind::Xds,
             name: resource.clone(),

@@ -13,25 +13,21 @@ use hyper::header::HeaderMap;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use super::super::server_access::{Access, ServerAccess};
+use super::super::aside::{SHORT, aside};
+use super::super::server_access::{Access, CONNECTION, ServerAccess};
 use super::super::source_update::{RemoteResult, SourceUpdate};
 use super::lines::{Lines, Paced};
 use super::{ANSWER_MAX, too_long};
-use crate::blocking::BlockingTask;
 use crate::cluster::{
     MakeQuery, RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, RemoteSource,
 };
-use crate::http::{self, HttpRequest, HttpResponse, HttpTerms, HttpUrl};
+use crate::http::{self, ConnectTerms, HttpRequest, HttpResponse, HttpUrl};
 use crate::policy::ask_schedule::AskSchedule;
 use crate::policy::backoff;
 use crate::{alarm, clock};
 
 /// The longest answer that is a secret.
 const SECRET_ANSWER_MAX: usize = 64 * 1024;
-/// Longer answers are read on a thread of their own: this one probes and answers scrapes too.
-const ASIDE: usize = 64 * 1024;
-/// For connecting and TLS.
-const CONNECTION: Duration = Duration::from_secs(10);
 
 /// Asks for one cluster.
 pub(super) struct Asking {
@@ -123,9 +119,9 @@ impl Asking {
         let url = server.below(&target);
         let request = HttpRequest { method, url: &url, headers, body };
         let now = clock::now();
-        let terms =
-            HttpTerms { addresses: &addresses, tls, connected_by: now + CONNECTION, until: now + patience };
-        let mut response = http::open(request, terms).await.map_err(|error| error.to_string())?;
+        let terms = ConnectTerms { addresses: &addresses, tls, until: now + CONNECTION };
+        let mut response =
+            http::open(request, terms, now + patience).await.map_err(|error| error.to_string())?;
         if reads == RemoteReads::Lines && response.status == 200 {
             return self.read_lines(&mut response, patience).await;
         }
@@ -217,7 +213,7 @@ impl Asking {
         body: Zeroizing<Vec<u8>>,
     ) -> Result<RemoteProgress, String> {
         let mut query = self.query.take().ok_or("it is being read")?;
-        let is_short = body.len() < ASIDE;
+        let is_short = body.len() < SHORT;
         let read = move || {
             let progress = query.take(&RemoteAnswer { status, headers: &headers, body: &body });
             (query, progress)
@@ -227,21 +223,6 @@ impl Asking {
         self.query = Some(query);
         progress.map_err(|error| self.about(&error))
     }
-}
-
-/// Does it on a thread of its own: it takes long.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    let mut task = BlockingTask::default();
-    task.begin(work).map_err(|error| no_thread(&error))?;
-    task.join().await.map_err(|_| panicked())
-}
-
-fn no_thread(error: &std::io::Error) -> String {
-    format!("no thread can be started: {error}")
-}
-
-fn panicked() -> String {
-    "ambassador itself failed while it read it".into()
 }
 
 async fn whole(

@@ -86,6 +86,17 @@ fn an_endpoints_file_gets_nothing_of_the_environment() {
 }
 
 #[test]
+fn a_control_plane_that_nobody_asks_is_a_warning() {
+    let top = "xds: { servers: \"http://127.0.0.1:18000\" }";
+    let unused = accept(&with(top, BIND, ENDPOINTS)).warnings;
+    assert!(
+        unused.iter().any(|one| one.contains("xds: no cluster has its endpoints from there")),
+        "{unused:?}"
+    );
+    assert_eq!(accept(&with(top, BIND, "endpoints: { xds: {} }")).warnings, [""; 0]);
+}
+
+#[test]
 fn a_secret_that_is_not_there_yet_is_a_warning() {
     let source = "endpoints: { consul: { service: a, token: { file: /nowhere/token } } }";
     let warnings = accept(&with("", BIND, source)).warnings;
