@@ -5,40 +5,37 @@
 
 mod keep;
 mod loops;
+mod questions;
 mod report;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use fastrand::Rng;
 use tokio::task::{Id, JoinSet};
 
+use self::questions::{Answer, Asking, Question};
 use super::file::{Contents, WatchedFile};
 use super::found_endpoints::{FoundEndpoints, endpoints};
 use super::keeping::{self, KeepEvent, KeepFolder, Keeping};
 use super::loop_detection::LoopDetector;
-use super::name::{Family, FamilyAnswer, KnownName, NameAnswer};
+use super::name::KnownName;
 use super::query_result::QueryResult;
 use super::remote::WatchedRemote;
-use super::resolver::{Late, NoAnswer, Resolver};
+use super::resolver::Resolver;
 use super::source_update::{RemoteResult, SourceUpdate};
-use super::srv::{self, SrvRecord};
 use super::xds_streams::XdsStreams;
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{
-    Cluster, DiscoveryStatus, ENDPOINTS_MAX, EndpointSettings as Settings, Host, OriginKind, Source,
-    SrvService, Target,
+    Cluster, DiscoveryStatus, ENDPOINTS_MAX, EndpointSettings as Settings, Host, OriginKind, Source, Target,
 };
 use crate::drain::DrainWatch;
 use crate::metrics::DiscoveryMetrics;
-use crate::policy::refresh_schedule::RefreshSchedule;
-use crate::sys;
 
 /// Finds the cluster's endpoints until the drain begins; returns at once if the cluster has no source to follow. Must
 /// not run on a worker's thread: see [`Resolver`].
@@ -68,12 +65,6 @@ pub(crate) async fn settle(
     }
     cluster.discovery()
 }
-
-/// Queries in flight at once, for one cluster. The others wait for a free place, and the one overdue longest goes
-/// first: names that are never answered do not starve the others.
-const IN_FLIGHT_MAX: usize = 16;
-/// Queries in flight beside those, for one family of names whose other family is known.
-const LATE_MAX: usize = 64;
 
 /// What discovery works with, shared by all clusters.
 #[derive(Debug, Clone, Default)]
@@ -117,29 +108,6 @@ struct Following {
     leaves_some_out: bool,
     /// Error texts for endpoints left out because they are our own listeners, by the name of their host.
     loops: BTreeMap<String, String>,
-}
-
-/// The SRV record to query, and its state.
-struct Asking {
-    service: SrvService,
-    schedule: RefreshSchedule,
-    is_settled: bool,
-    succeeded: Option<Instant>,
-    error: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Question {
-    Service,
-    Name(String),
-    /// The family of a name whose answer comes after the other family's.
-    Late(String, Family),
-}
-
-enum Answer {
-    Service(Result<(Vec<SrvRecord>, Duration), NoAnswer>),
-    Name(NameAnswer, Option<(Family, Late)>),
-    Late(NameAnswer),
 }
 
 enum Event {
@@ -224,177 +192,6 @@ impl Following {
                 Event::Due => {}
             }
         }
-    }
-
-    /// The periodic queries, with their schedules.
-    fn schedules(&mut self) -> impl Iterator<Item = (Question, &mut RefreshSchedule)> {
-        let service = self.service.as_mut().map(|asking| (Question::Service, &mut asking.schedule));
-        let names = self.names.iter_mut();
-        service
-            .into_iter()
-            .chain(names.map(|(name, known)| (Question::Name(name.clone()), &mut known.schedule)))
-    }
-
-    /// When the next query is due. `None`: there is none, or no room until an answer comes.
-    fn due(&mut self) -> Option<Instant> {
-        if !self.has_room() {
-            return None;
-        }
-        let asked: BTreeSet<_> = self.in_flight.keys().cloned().collect();
-        self.schedules()
-            .filter(|(question, _)| !asked.contains(question))
-            .map(|(_, schedule)| schedule.due())
-            .min()
-    }
-
-    /// Whether another query may be sent. Queries that wait for a late family do not count, up to `LATE_MAX`.
-    fn has_room(&self) -> bool {
-        let late = self.in_flight.keys().filter(|question| matches!(question, Question::Late(..))).count();
-        self.questions.len() - late.min(LATE_MAX) < IN_FLIGHT_MAX
-    }
-
-    /// The family of that name that is known while the query for the other one is in flight.
-    fn known_family(&self, name: &str) -> Option<Family> {
-        let is_late =
-            |family: &Family| self.in_flight.contains_key(&Question::Late(name.to_owned(), *family));
-        [Family::V4, Family::V6].into_iter().find(is_late).map(Family::other)
-    }
-
-    fn hurry(&mut self) {
-        let now = clock::now();
-        self.schedules().for_each(|(_, schedule)| schedule.expedite(now));
-    }
-
-    fn ask(&mut self) {
-        let now = clock::now();
-        let mut due: Vec<_> = self
-            .schedules()
-            .map(|(question, schedule)| (schedule.due(), question))
-            .filter(|(due, _)| *due <= now)
-            .collect();
-        due.sort_unstable();
-        for (_, question) in due {
-            if !self.has_room() {
-                break;
-            }
-            if self.in_flight.contains_key(&question) {
-                continue;
-            }
-            let resolver = Arc::clone(&self.services.resolver);
-            let from = self.cluster.settings().dial.local_address;
-            let asked = question.clone();
-            let asking = match (&question, &self.service) {
-                (Question::Name(name), _) => {
-                    self.questions.spawn(answer(resolver, name.clone(), self.known_family(name), from))
-                }
-                (_, Some(asking)) => {
-                    let name = asking.service.name.clone();
-                    let asking = async move { Answer::Service(resolver.service(&name).await) };
-                    self.questions.spawn(async move { (asked, asking.await) })
-                }
-                (_, None) => continue,
-            };
-            self.in_flight.insert(question, asking.id());
-        }
-    }
-
-    /// A query's task has panicked. It counts as a failed query, and is retried as one.
-    fn fail_lost(&mut self, task: Id) {
-        let Some(question) =
-            self.in_flight.iter().find(|(_, asking)| **asking == task).map(|(one, _)| one.clone())
-        else {
-            return;
-        };
-        let error = String::from("ambassador itself failed while it asked");
-        let answered = match &question {
-            Question::Service => Answer::Service(Err(NoAnswer::Failed(error))),
-            Question::Name(_) => Answer::Name(
-                NameAnswer { v4: FamilyAnswer::Failed(error.clone()), v6: FamilyAnswer::Failed(error) },
-                None,
-            ),
-            Question::Late(_, family) => {
-                Answer::Late(NameAnswer::of(*family, FamilyAnswer::Failed(error), FamilyAnswer::Pending))
-            }
-        };
-        self.take_answer(question, answered);
-    }
-
-    fn take_answer(&mut self, question: Question, answered: Answer) {
-        self.in_flight.remove(&question);
-        let now = clock::now();
-        match (question, answered) {
-            (Question::Name(name), Answer::Name(reply, late)) => {
-                self.take_name_answer(&name, reply, now);
-                if let Some((family, late)) = late {
-                    self.wait_for(name, family, late);
-                }
-            }
-            (Question::Late(name, _), Answer::Late(reply)) => self.take_late_answer(&name, reply, now),
-            (_, Answer::Service(answered)) => self.take_service_answer(answered, now),
-            (_, Answer::Name(..) | Answer::Late(_)) => {}
-        }
-    }
-
-    fn take_name_answer(&mut self, name: &str, reply: NameAnswer, now: Instant) {
-        let Some(known) = self.names.get_mut(name) else { return };
-        let before = known.error.is_some();
-        let answer = known.learn(reply, now, &mut self.rng);
-        let found = known.addresses().count();
-        let error = known.error.clone();
-        self.record_answer(answer, OriginKind::Name, name, before, error, found);
-    }
-
-    fn wait_for(&mut self, name: String, family: Family, late: Late) {
-        let question = Question::Late(name, family);
-        let from = self.cluster.settings().dial.local_address;
-        let asked = question.clone();
-        let waiting = self.questions.spawn(async move {
-            let reply = late.await.usable(from, sys::has_route).only_of(family);
-            (asked, Answer::Late(reply))
-        });
-        self.in_flight.insert(question, waiting.id());
-    }
-
-    fn take_late_answer(&mut self, name: &str, reply: NameAnswer, now: Instant) {
-        let Some(known) = self.names.get_mut(name) else { return };
-        let before = known.error.is_some();
-        known.learn_late(reply, now);
-        let found = known.addresses().count();
-        let error = known.error.clone();
-        self.log_change(OriginKind::Name, name, before, error, found);
-    }
-
-    fn take_service_answer(&mut self, answered: Result<(Vec<SrvRecord>, Duration), NoAnswer>, now: Instant) {
-        let Some(asking) = &mut self.service else { return };
-        let before = asking.error.is_some();
-        asking.is_settled = true;
-        let has_something = !self.targets.is_empty();
-        let judged = match answered {
-            Ok((records, ttl)) => srv::targets(&asking.service, records)
-                .map(|targets| (targets, ttl))
-                .map_err(|error| (QueryResult::Negative, error)),
-            Err(NoAnswer::Absent(error) | NoAnswer::NoSuchName(error)) => Err((QueryResult::Negative, error)),
-            Err(NoAnswer::Failed(error)) => Err((QueryResult::Failed, error)),
-        };
-        let (name, mut targets) = (asking.service.name.clone(), None);
-        let answer = match judged {
-            Ok((found, ttl)) => {
-                asking.schedule.record_answer(now, ttl, &mut self.rng);
-                (asking.succeeded, asking.error) = (Some(now), None);
-                targets = Some(found);
-                QueryResult::Good
-            }
-            Err((answer, error)) => {
-                asking.schedule.record_failure(now, has_something, &mut self.rng);
-                asking.error = Some(error);
-                answer
-            }
-        };
-        let error = asking.error.clone();
-        if let Some(targets) = targets {
-            self.take(targets);
-        }
-        self.record_answer(answer, OriginKind::Service, &name, before, error, self.targets.len());
     }
 
     fn take_file(&mut self, contents: Contents) {
@@ -498,30 +295,6 @@ impl Following {
     fn have_names_settled(&self) -> bool {
         self.names.values().all(|known| known.is_settled)
     }
-}
-
-impl Asking {
-    fn new(service: SrvService) -> Self {
-        let schedule = RefreshSchedule::new(clock::now());
-        Self { service, schedule, is_settled: false, succeeded: None, error: None }
-    }
-}
-
-/// Resolves a name; with `only`, that family alone, because the query for the other one is in flight.
-async fn answer(
-    resolver: Arc<Resolver>,
-    name: String,
-    only: Option<Family>,
-    from: Option<IpAddr>,
-) -> (Question, Answer) {
-    let answered = resolver.addresses(&name, only).await;
-    let reply = answered.reply.usable(from, sys::has_route);
-    let answered = match answered.late {
-        // The usable addresses may be in the late answer.
-        Some((_, late)) if !reply.has_found() => Answer::Name(late.await.usable(from, sys::has_route), None),
-        late => Answer::Name(reply, late),
-    };
-    (Question::Name(name), answered)
 }
 
 async fn contents(file: Option<&mut WatchedFile>) -> Contents {

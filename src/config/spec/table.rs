@@ -1,7 +1,14 @@
 //! All keys of `listeners.yaml`: the meaning of each, its values, and its default.
 //! Data only; `spec` has the types.
 
+mod discovery;
+mod login;
+
 use std::time::Duration;
+
+pub(in crate::config) use discovery::ENDPOINTS_FILE;
+use discovery::{DISCOVERY, ENDPOINT_LIST, SOURCE, XDS};
+use login::LOGIN;
 
 use crate::policy::balance::Policy;
 use super::{KeySpec, ValueKind, Presence, SectionSpec, DurationRange};
@@ -20,43 +27,6 @@ pub(in crate::config) static ROOT: SectionSpec = SectionSpec {
             "Client certificates by name, for use in several clusters (tls.identity)."),
         required("listeners", ValueKind::Names(&LISTENER), "Listeners by name: the addresses where applications connect."),
         required("clusters", ValueKind::Names(&CLUSTER), "Clusters by name: the servers that sessions go to."),
-    ],
-};
-
-static DISCOVERY: SectionSpec = SectionSpec {
-    about: "What all clusters have in common whose endpoints are discovered.",
-    keys: &[
-        optional("keep", ValueKind::Text("/var/lib/ambassador"),
-            "Folder for the last good endpoints of each cluster, with which a host that starts while nobody answers serves; \
-             `none`: nothing is kept. Default: $STATE_DIRECTORY if systemd sets it, else none."),
-    ],
-};
-
-static XDS: SectionSpec = SectionSpec {
-    about: "The control plane that speaks xDS, for clusters with `endpoints: { xds: … }`: one stream of delta ADS for all of them.",
-    keys: &[
-        required("servers", ValueKind::Either(&[XDS_SERVER, ValueKind::List(&XDS_SERVER)]),
-            "A server, or a list of them: URLs, or unix:PATH. Where one fails, the next is asked. Without TLS they must be on this \
-             host, unless `allow_plaintext` is set."),
-        section("node", &XDS_NODE),
-        optional("token", ValueKind::Section(&SECRET_FILE), "A bearer token; it is read for each stream."),
-        REMOTE_CA,
-        ALLOW_PLAINTEXT,
-    ],
-};
-
-const XDS_SERVER: ValueKind = ValueKind::Text("https://control.example.com:18000");
-
-static XDS_NODE: SectionSpec = SectionSpec {
-    about: "As what we ask: `node` of the first request.",
-    keys: &[
-        optional("id", ValueKind::Text("host-7"), "Who asks. Default: the host's name."),
-        default("cluster", ValueKind::Text("hosts"), "ambassador", "The group that it belongs to."),
-        optional("region", ValueKind::Text("eu-central-1"), "Its region."),
-        optional("zone", ValueKind::Text("eu-central-1a"), "Its zone."),
-        optional("sub_zone", ValueKind::Text("rack-4"), "Its part of the zone."),
-        optional("metadata", ValueKind::List(&ValueKind::Text("NAMESPACE=shop")),
-            "What the control plane wants to know beyond that: texts of the form NAME=VALUE."),
     ],
 };
 
@@ -200,168 +170,6 @@ static CALLER_RULE: SectionSpec = SectionSpec {
     ],
 };
 
-static LOGIN: SectionSpec = SectionSpec {
-    about: "Who to sign in as, and where the secret comes from: exactly one source.",
-    keys: &[
-        optional("as", ValueKind::Text("app"),
-            "The user at the server. Absent: the source says it (a password file with user and password)."),
-        optional("database", ValueKind::Text("orders"),
-            "protocols postgres and mysql: the database; a client that asks for another one is refused. Default: the client's. \
-             mongodb: the database that knows the user. Default: admin."),
-        optional("mechanisms", ValueKind::List(&ValueKind::Text("SCRAM-SHA-256")),
-            "The only ones that may carry the secret: SASL mechanisms (smtp, lmtp, imap, pop3, sieve, mongodb, amqp), methods of libpq's \
-             require_auth and scram-sha-256-plus (postgres), plugins (mysql). Default: the best one that the server offers."),
-        optional("client", ValueKind::Section(&CLIENT), CLIENT.about),
-        optional("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
-        optional("oauth2", ValueKind::Section(&OAUTH2), OAUTH2.about),
-        optional("aws_rds_iam", ValueKind::Section(&AWS_RDS_IAM), AWS_RDS_IAM.about),
-        optional("aws_elasticache_iam", ValueKind::Section(&AWS_ELASTICACHE_IAM), AWS_ELASTICACHE_IAM.about),
-        optional("azure", ValueKind::Section(&AZURE), AZURE.about),
-        optional("gcp", ValueKind::Section(&GCP), GCP.about),
-        optional("certificate", ValueKind::Boolean,
-            "protocols amqp, imap, ldap, lmtp, mongodb, nats, postgres and smtp: true: the cluster's TLS client certificate \
-             proves the user, and no secret is sent. With amqp, mongodb and nats `as` may be absent."),
-        optional("token", ValueKind::Section(&TOKEN), TOKEN.about),
-        optional("nkey", ValueKind::Section(&NKEY), NKEY.about),
-        USER,
-        GROUP,
-        UNIT,
-    ],
-};
-
-static AWS_RDS_IAM: SectionSpec = SectionSpec {
-    about: "A token of AWS IAM in place of the password of RDS or Aurora, signed here. The keys come from the environment, a web \
-            identity, the shared credentials file, the container's endpoint or the instance's metadata, in this order.",
-    keys: &[
-        required("region", ValueKind::Text("eu-central-1"), "The region of the database."),
-        optional("host", ValueKind::Text("reports.abc.eu-central-1.rds.amazonaws.com:3306"),
-            "HOST:PORT of the database as RDS calls it. Default: the cluster's only endpoint."),
-    ],
-};
-
-static AWS_ELASTICACHE_IAM: SectionSpec = SectionSpec {
-    about: "A token of AWS IAM in place of the password of ElastiCache or MemoryDB, signed here; keys as for aws_rds_iam.",
-    keys: &[
-        required("region", ValueKind::Text("eu-central-1"), "The region of the cache."),
-        required("cache", ValueKind::Text("my-cache"), "The name of the cache or replication group, or of the MemoryDB cluster."),
-        default("service", words(&["elasticache", "memorydb"]), "elasticache", "Which of the two services it is of."),
-    ],
-};
-
-static AZURE: SectionSpec = SectionSpec {
-    about: "An access token of Microsoft Entra for a managed identity or, where the environment names one, a workload identity.",
-    keys: &[
-        optional("resource", ValueKind::Text("https://outlook.office365.com"),
-            "What the token is for. Default: Azure Database (https://ossrdbms-aad.database.windows.net)."),
-        optional("client_id", ValueKind::Text("00000000-0000-0000-0000-000000000000"),
-            "One of several identities of the machine. Default: $AZURE_CLIENT_ID of a workload identity, else its only one."),
-    ],
-};
-
-static GCP: SectionSpec = SectionSpec {
-    about: "An access token of Google Cloud (Cloud SQL IAM): of the metadata server for the machine's service account, or for an account \
-            whose key is in a file.",
-    keys: &[
-        optional("service_account", ValueKind::Section(&SERVICE_ACCOUNT),
-            "The key of a service account, as Google issues it. With postgres and mysql `as` may be absent: the account as Cloud SQL \
-             calls it."),
-        optional("scopes", ValueKind::List(&ValueKind::Text("https://www.googleapis.com/auth/alloydb.login")),
-            "With `service_account`: the scopes to ask for, one an item. Default: postgres and mysql sqlservice.login, mail \
-             mail.google.com, else cloud-platform."),
-    ],
-};
-
-static CLIENT: SectionSpec = SectionSpec {
-    about: "smtp, lmtp, imap, pop3 and sieve: the user and password that the client has to log in with here. Absent: it may log in \
-            with any, or not at all.",
-    keys: &[
-        optional("as", ValueKind::Text("printer"),
-            "The client's user. Absent: the password file has user and password."),
-        required("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
-    ],
-};
-
-static TOKEN: SectionSpec = SectionSpec {
-    about: "protocol nats: a token without a user, in a file, which is followed. Without `as`.",
-    keys: &[required("file", ValueKind::Text("secrets/token"), "The file: the token and nothing else.")],
-};
-
-static NKEY: SectionSpec = SectionSpec {
-    about: "protocol nats: an nkey, alone or with its JWT, in a file, which is followed. Without `as`.",
-    keys: &[
-        required("file", ValueKind::Text("secrets/app.creds"),
-            "The file: a user's seed as `nk` writes it, or a .creds file as `nsc` writes it."),
-    ],
-};
-
-static PASSWORD: SectionSpec = SectionSpec {
-    about: "A password in a file, which is followed: a replaced file counts for the next session.",
-    keys: &[
-        required("file", ValueKind::Text("secrets/orders"),
-            "The file. With `as`: the password and nothing else. Without: user and password, as JSON or as lines \
-             key=value (username, password)."),
-    ],
-};
-
-static OAUTH2: SectionSpec = SectionSpec {
-    about: "Access tokens from a token endpoint (OAuth 2.0), renewed ahead of their end: by client credentials, a refresh \
-            token, or a service account's key. Needs `as`.",
-    keys: &[
-        optional("token_url", ValueKind::Text("https://login.example.com/oauth2/v2.0/token"),
-            "The token endpoint, https only. Default with `service_account`: token_uri of its file."),
-        optional("client_id", ValueKind::Text("6731de76-14a6-49ae-97bc-6eba6914391e"), "Our id at the token endpoint."),
-        optional("client_secret", ValueKind::Section(&SECRET_FILE), "The client's secret."),
-        default("client_auth", words(&["post", "basic"]), "post",
-            "How the secret is sent. post: in the body; basic: as HTTP Basic authentication."),
-        optional("client_assertion", ValueKind::Section(&CLIENT_ASSERTION), CLIENT_ASSERTION.about),
-        optional("scopes", ValueKind::List(&ValueKind::Text("https://outlook.office365.com/.default")),
-            "The scopes to ask for, one an item. Default: the server's."),
-        optional("refresh_token", ValueKind::Section(&REFRESH_TOKEN), REFRESH_TOKEN.about),
-        optional("device_url", ValueKind::Text("https://login.example.com/oauth2/v2.0/devicecode"),
-            "With `refresh_token`: the device authorization endpoint, by which `ambassador sign-in` gets the first one."),
-        optional("service_account", ValueKind::Section(&SERVICE_ACCOUNT), SERVICE_ACCOUNT.about),
-        default("ca", ValueKind::Text("certs/ca.pem"), "system",
-            "CAs of the endpoints: a PEM file, `system` or `webpki`, as in `tls.ca`."),
-    ],
-};
-
-static SECRET_FILE: SectionSpec = SectionSpec {
-    about: "A secret in a file, which is followed.",
-    keys: &[
-        required("file", ValueKind::Text("secrets/outlook"), "The file: the secret and nothing else."),
-    ],
-};
-
-static CLIENT_ASSERTION: SectionSpec = SectionSpec {
-    about: "Signed assertions (RFC 7523) in place of a client secret, such as Entra's certificate credentials.",
-    keys: &[
-        required("key", ValueKind::Text("secrets/app.key"), "The key, PEM: RSA, or EC on P-256."),
-        optional("cert", ValueKind::Text("certs/app.pem"),
-            "Its certificate, PEM; the assertion names it by its digest (x5t#S256)."),
-        optional("key_id", ValueKind::Text("2024-1"), "The key's id at the token endpoint (kid)."),
-        optional("algorithm", words(&["RS256", "PS256", "ES256"]),
-            "The signature algorithm. Default: ES256 with an EC key; with an RSA key PS256 if there is a `cert`, else RS256."),
-    ],
-};
-
-static REFRESH_TOKEN: SectionSpec = SectionSpec {
-    about: "A refresh token in a file, which is replaced when the server replaces the token.",
-    keys: &[
-        required("file", ValueKind::Text("/var/lib/ambassador/outlook"),
-            "The file, in a folder that the daemon may write to. `ambassador sign-in` makes it."),
-    ],
-};
-
-static SERVICE_ACCOUNT: SectionSpec = SectionSpec {
-    about: "The key of a service account, as Google issues it; tokens are asked for by a signed assertion.",
-    keys: &[
-        required("file", ValueKind::Text("secrets/service-account.json"),
-            "The JSON file: client_email, private_key_id, private_key, token_uri."),
-        optional("subject", ValueKind::Text("alerts@example.com"),
-            "The user that the account acts for (domain-wide delegation). Default: itself."),
-    ],
-};
-
 static CLUSTER: SectionSpec = SectionSpec {
     about: "Interchangeable servers (endpoints), and how sessions are connected to them.",
     keys: &[
@@ -457,117 +265,6 @@ static EXCHANGE_CHECK: SectionSpec = SectionSpec {
         optional("send", ValueKind::Bytes("PING\\r\\n"),
             "Bytes to send. Absent: nothing is sent, for a server that speaks first."),
         required("expect", ValueKind::Bytes("+PONG"), "Bytes that the first 4096 bytes of the answer must contain."),
-    ],
-};
-
-static SOURCE: SectionSpec = SectionSpec {
-    about: "How the servers are discovered: exactly one of `srv`, `file`, `consul`, `etcd`, `kubernetes` and `xds`.",
-    keys: &[
-        optional("srv", ValueKind::Text("_postgresql._tcp.example.com"),
-            "Name of an SRV record; it is resolved again when its TTL has passed."),
-        optional("file", ValueKind::Text("endpoints/orders.yaml"),
-            "YAML or JSON file with an `endpoints:` list in the same form; it is read again when it changes."),
-        optional("consul", ValueKind::Section(&CONSUL), CONSUL.about),
-        optional("etcd", ValueKind::Section(&ETCD), ETCD.about),
-        optional("kubernetes", ValueKind::Section(&KUBERNETES), KUBERNETES.about),
-        optional("xds", ValueKind::Section(&XDS_ENDPOINTS), XDS_ENDPOINTS.about),
-    ],
-};
-
-static XDS_ENDPOINTS: SectionSpec = SectionSpec {
-    about: "The endpoints that the control plane under `xds` has for a cluster (EDS).",
-    keys: &[
-        optional("service", ValueKind::Text("orders"),
-            "What the control plane calls it: the name of the ClusterLoadAssignment. Default: the cluster's own name."),
-        EMPTY,
-    ],
-};
-
-static CONSUL: SectionSpec = SectionSpec {
-    about: "The healthy instances of a service in Consul's catalog, followed by blocking queries.",
-    keys: &[
-        required("service", ValueKind::Text("orders"), "The service's name."),
-        default("address", ValueKind::Text("https://consul.example.com:8501"), "http://127.0.0.1:8500",
-            "The agent: URL, or unix:PATH. Without TLS it must be on this host, unless `allow_plaintext` is set."),
-        optional("tags", ValueKind::List(&ValueKind::Text("primary")), "Tags that an instance must have, all of them."),
-        optional("datacenter", ValueKind::Text("dc2"), "The datacenter. Default: the agent's."),
-        optional("namespace", ValueKind::Text("team-a"), "The namespace (Consul Enterprise)."),
-        optional("partition", ValueKind::Text("default"), "The admin partition (Consul Enterprise)."),
-        default("health", words(&["passing", "warning"]), "passing",
-            "Which instances are used. passing: those of which every check passes; warning: also those with a check that warns, \
-             with their weight for that."),
-        default("stale", ValueKind::Boolean, "true",
-            "true: any server of Consul may answer, also without a leader; false: the leader alone."),
-        optional("token", ValueKind::Section(&SECRET_FILE), "The ACL token, which needs service:read and node:read."),
-        REMOTE_CA,
-        ALLOW_PLAINTEXT,
-        EMPTY,
-    ],
-};
-
-static ETCD: SectionSpec = SectionSpec {
-    about: "The keys of etcd with a prefix, each of whose values has an `endpoints:` list as a file would; they are watched.",
-    keys: &[
-        required("prefix", ValueKind::Text("/services/orders/"), "What the keys begin with."),
-        default("address", ValueKind::Either(&[ETCD_MEMBER, ValueKind::List(&ETCD_MEMBER)]), "http://127.0.0.1:2379",
-            "A member, or a list of them: URLs, or unix:PATH. Where one fails, the next is asked. Without TLS they must be on \
-             this host, unless `allow_plaintext` is set."),
-        optional("user", ValueKind::Text("app"), "The user, whose roles need READ for all keys with the prefix."),
-        optional("password", ValueKind::Section(&SECRET_FILE), "The user's password."),
-        REMOTE_CA,
-        ALLOW_PLAINTEXT,
-        EMPTY,
-    ],
-};
-
-static KUBERNETES: SectionSpec = SectionSpec {
-    about: "The ready endpoints of a Service of Kubernetes, followed by list and watch of its EndpointSlices.",
-    keys: &[
-        required("service", ValueKind::Text("orders"), "The Service's name."),
-        optional("namespace", ValueKind::Text("shop"),
-            "The Service's namespace. Default, where `address` is absent: that of the pod that ambassador runs in."),
-        optional("port", ValueKind::Account,
-            "Which port, where the Service has several: its name, or the number that it has at the pods (targetPort)."),
-        optional("zone", ValueKind::Text("eu-central-1a"),
-            "Our zone: endpoints that Kubernetes hints for others are used only if none for ours is usable."),
-        optional("address", ValueKind::Text("https://api.k8s.example.com:6443"),
-            "The API server: URL, or unix:PATH. Default: that of the cluster that ambassador runs in, by KUBERNETES_SERVICE_HOST \
-             and _PORT."),
-        optional("token", ValueKind::Section(&SECRET_FILE),
-            "The token, whose role needs list and watch for endpointslices of discovery.k8s.io. Default, where `address` is \
-             absent: the pod's service account."),
-        optional("ca", ValueKind::Text("certs/ca.pem"),
-            "CAs of its https: a PEM file, `system` or `webpki`, as in `tls.ca`. Default, where `address` is absent: the cluster's; \
-             else `system`."),
-        ALLOW_PLAINTEXT,
-        EMPTY,
-    ],
-};
-
-const ETCD_MEMBER: ValueKind = ValueKind::Text("https://etcd1.example.com:2379");
-
-const REMOTE_CA: KeySpec = default("ca", ValueKind::Text("certs/ca.pem"), "system",
-    "CAs of its https: a PEM file, `system` or `webpki`, as in `tls.ca`.");
-const ALLOW_PLAINTEXT: KeySpec = default("allow_plaintext", ValueKind::Boolean, "false",
-    "Allows http to other hosts, where whoever is on the way reads the secret and says which servers are used.");
-const EMPTY: KeySpec = default("empty", words(&["keep", "accept"]), "keep",
-    "What an answer without any endpoint does. keep: the known ones stay, and discovery counts as failing; accept: there are \
-     none any more.");
-
-pub(in crate::config) static ENDPOINTS_FILE: SectionSpec = SectionSpec {
-    about: "The servers of a cluster.",
-    keys: &[required("endpoints", ENDPOINT_LIST, "The servers; an empty list means that there are none.")],
-};
-
-static ENDPOINT: SectionSpec = SectionSpec {
-    about: "One server.",
-    keys: &[
-        required("address", ValueKind::Text("db1.example.com:5432"), "HOST:PORT."),
-        default("weight", ValueKind::Integer(1, 65_535), "1", "Share of the sessions, relative to the other endpoints."),
-        optional("server_name", SERVER_NAME,
-            "The name in the server's certificate. Default: the cluster's tls.server_name, else the endpoint's host."),
-        default("priority", ValueKind::Integer(0, 1000), "0",
-            "0 is used first; endpoints of a higher number are used only if none of a lower number is usable."),
     ],
 };
 
@@ -737,10 +434,8 @@ const SLOWER_THAN: &str = "A session that waited longer than this for the server
      Needs `sample` below 1. Default: off.";
 const OUTPUT: ValueKind = ValueKind::Text("/var/log/ambassador/ambassador.log");
 const CLUSTER_NAME: ValueKind = ValueKind::Text("orders");
-const ENDPOINT_LIST: ValueKind = ValueKind::List(&ENDPOINT_ITEM);
 const BIND: ValueKind = ValueKind::Text("127.0.0.1:5432");
 const SERVER_NAME: ValueKind = ValueKind::Text("db.example.com");
-static ENDPOINT_ITEM: ValueKind = ValueKind::Either(&[ValueKind::Text("db1.example.com:5432"), ValueKind::Section(&ENDPOINT)]);
 
 const PROTOCOLS: ValueKind = ValueKind::Word(crate::protocol::LABELS);
 const BALANCE: ValueKind = ValueKind::Word(&Policy::LABELS);

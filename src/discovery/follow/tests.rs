@@ -1,8 +1,11 @@
 //! How the task handles answers. No queries are sent.
 
+use std::time::Duration;
+
 use super::*;
-use crate::cluster::{Address, ENDPOINTS_MAX, fixture};
-use crate::discovery::name::FamilyAnswer;
+use crate::cluster::{Address, ENDPOINTS_MAX, SrvService, fixture};
+use crate::discovery::name::{FamilyAnswer, NameAnswer};
+use crate::discovery::srv::SrvRecord;
 
 /// The state of a cluster's discovery, without the task that sends queries.
 fn following(source: Source) -> Following {
