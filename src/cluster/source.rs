@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
-use hyper::header::HeaderMap;
+use hyper::header::{ACCEPT, HeaderMap};
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -299,6 +299,20 @@ pub(crate) struct RemoteRequest {
     pub(crate) patience: Duration,
 }
 
+impl RemoteRequest {
+    /// A GET of JSON, with the secret in a header field if there is one.
+    pub(crate) fn get(
+        target: String,
+        secret: Option<HttpField>,
+        reads: RemoteReads,
+        patience: Duration,
+    ) -> Self {
+        let accept = HttpField(ACCEPT, Zeroizing::new("application/json".into()));
+        let headers = secret.into_iter().chain([accept]).collect();
+        Self { method: Method::GET, target, headers, body: Zeroizing::default(), reads, patience }
+    }
+}
+
 impl fmt::Debug for RemoteRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RemoteRequest")
@@ -355,4 +369,44 @@ pub(crate) enum RemoteProgress {
     NotYet,
     /// The next request has to be another one: the rest of this answer is not read.
     Anew,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xds::{Locality, Struct};
+
+    fn asked_as(node: Node) -> SourceIdentity {
+        let servers = vec![HttpUrl::at_socket("/run/xds".into())];
+        let control_plane = ControlPlane { servers, roots: Roots::WebPki, token: None };
+        let to_target: ToTarget = Arc::new(|_, _, _| Err("nothing is asked".into()));
+        let question = XdsQuestion { node: node.into(), resource: "orders".into(), to_target };
+        let source = Source::Remote(RemoteSource {
+            kind: OriginKind::Xds,
+            name: "orders".into(),
+            control_plane: control_plane.into(),
+            accepts_empty: false,
+            server_name: String::new(),
+            question: RemoteQuestion::Xds(question),
+        });
+        source.identity().expect("it is kept")
+    }
+
+    /// A control plane may give staging other endpoints than production: what was kept as the one is not used as the other.
+    #[test]
+    fn what_a_control_plane_says_is_said_to_a_node() {
+        let node = Node { id: "a".into(), cluster: "staging".into(), ..Node::default() };
+        let known = asked_as(node.clone());
+        let newer = Node { user_agent_version: "2".into(), ..node.clone() };
+        assert!(known.is_same(&asked_as(newer)), "an upgrade keeps it");
+        let region = Locality { region: "eu".into(), ..Locality::default() };
+        for other in [
+            Node { id: "b".into(), ..node.clone() },
+            Node { cluster: "production".into(), ..node.clone() },
+            Node { locality: Some(region), ..node.clone() },
+            Node { metadata: Some(Struct::of_texts([("x".into(), "y".into())])), ..node },
+        ] {
+            assert!(!known.is_same(&asked_as(other.clone())), "{other:?}");
+        }
+    }
 }

@@ -8,8 +8,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use hyper::Method;
-use hyper::header::{ACCEPT, HeaderMap, HeaderName};
+use hyper::header::{HeaderMap, HeaderName};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -238,15 +237,8 @@ impl RemoteQuery for ConsulQuery {
         let token = token.map(|token| {
             HttpField(HeaderName::from_static("x-consul-token"), Zeroizing::new(token.to_owned()))
         });
-        let accept = HttpField(ACCEPT, Zeroizing::new("application/json".into()));
-        RemoteRequest {
-            method: Method::GET,
-            target,
-            headers: token.into_iter().chain([accept]).collect(),
-            body: Zeroizing::default(),
-            reads: RemoteReads::Whole,
-            patience: if self.index.is_some() { WAIT + WAIT / 16 + PATIENCE } else { PATIENCE },
-        }
+        let patience = if self.index.is_some() { WAIT + WAIT / 16 + PATIENCE } else { PATIENCE };
+        RemoteRequest::get(target, token, RemoteReads::Whole, patience)
     }
 
     fn take(&mut self, answer: &RemoteAnswer<'_>) -> Result<RemoteProgress, String> {

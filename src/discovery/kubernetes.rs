@@ -10,10 +10,8 @@ mod status;
 
 use std::time::Duration;
 
-use hyper::Method;
-use hyper::header::{ACCEPT, AUTHORIZATION};
+use hyper::header::AUTHORIZATION;
 use serde::Deserialize;
-use zeroize::Zeroizing;
 
 use crate::cluster::{RemoteAnswer, RemoteProgress, RemoteQuery, RemoteReads, RemoteRequest, Target};
 use crate::http::{HttpField, KEPT, bearer, percent_encoded};
@@ -238,9 +236,7 @@ impl RemoteQuery for KubernetesQuery {
         };
         self.has_token = token.is_some();
         let token = token.map(|token| HttpField(AUTHORIZATION, bearer(token)));
-        let accept = HttpField(ACCEPT, Zeroizing::new("application/json".into()));
-        let headers = token.into_iter().chain([accept]).collect();
-        RemoteRequest { method: Method::GET, target, headers, body: Zeroizing::default(), reads, patience }
+        RemoteRequest::get(target, token, reads, patience)
     }
 
     /// Let in again after a refusal, nothing may have changed meanwhile.

@@ -509,3 +509,84 @@ async fn send(sender: &crate::http::GrpcSender, message: Option<&[u8]>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Address, Host};
+    use crate::tls::Roots;
+
+    /// Nobody listens there.
+    fn subscribe(streams: &XdsStreams) -> XdsSubscription {
+        let servers = vec![HttpUrl::at_socket("/nowhere/at/all".into())];
+        let control_plane = Arc::new(ControlPlane { servers, roots: Roots::WebPki, token: None });
+        let to_target: ToTarget = Arc::new(|host, port, weight| {
+            let ip: std::net::IpAddr = host.parse().map_err(|_| "is no address")?;
+            let address = Address { host: Host::Ip(ip), port };
+            Ok(Target { address, weight, priority: 0, server_name: ip.into() })
+        });
+        let question = XdsQuestion { node: Arc::default(), resource: "orders".into(), to_target };
+        streams.subscribe(&control_plane, &question, Arc::default(), Rng::with_seed(1))
+    }
+
+    fn assignment() -> Arc<LoadAssignment> {
+        Arc::new(LoadAssignment::at("10.0.0.1", 1))
+    }
+
+    /// With names that are resolved each minute it was never told that all is as before: the moment began anew with each event.
+    #[tokio::test]
+    async fn what_lasts_is_confirmed_at_a_moment_that_nothing_moves() {
+        let run = alarm::drive(async {
+            let streams = XdsStreams::default();
+            let mut subscription = subscribe(&streams);
+            // Its task ends, so that nothing else is told.
+            streams.0.lock().clear();
+            subscription.shared.tell("orders", Ok(assignment()));
+            assert!(
+                matches!(subscription.result().await, Some(SourceUpdate::Targets(targets, None)) if targets.len() == 1)
+            );
+            let due = subscription.confirmed_at;
+            let soon = clock::now() + Duration::from_millis(1);
+            assert!(alarm::timeout_at(soon, subscription.result()).await.is_err(), "nothing has changed");
+            assert_eq!(subscription.confirmed_at, due, "who stops waiting moves nothing");
+            subscription.confirmed_at = clock::now();
+            assert_eq!(subscription.result().await, None);
+            subscription.shared.set_broken(Some("gone"));
+            assert_eq!(subscription.result().await, Some(SourceUpdate::Error("gone".into())));
+            subscription.confirmed_at = clock::now();
+            let soon = clock::now() + Duration::from_millis(1);
+            assert!(alarm::timeout_at(soon, subscription.result()).await.is_err(), "nobody confirms it");
+        });
+        run.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_comes_late_hears_what_is_known_and_what_is_wrong() {
+        let run = alarm::drive(async {
+            let streams = XdsStreams::default();
+            let first = subscribe(&streams);
+            first.shared.set_broken(Some("gone"));
+            let mut second = subscribe(&streams);
+            assert!(Arc::ptr_eq(&first.shared, &second.shared), "one stream for both");
+            streams.0.lock().iter_mut().for_each(|entry| entry._task.abort_all());
+            assert_eq!(second.result().await, Some(SourceUpdate::Error("gone".into())));
+            // What a stream has said is forgotten when the next one does not say it again.
+            second.shared.set_broken(None);
+            second.shared.tell("orders", Err("refused".into()));
+            assert_eq!(second.result().await, Some(SourceUpdate::Error("refused".into())));
+            second.shared.forget_wrongs();
+            second.shared.count_stream();
+            second.shared.tell("orders", Ok(assignment()));
+            assert!(matches!(second.result().await, Some(SourceUpdate::Targets(..))));
+            second.shared.tell("orders", Err("refused".into()));
+            assert_eq!(second.result().await, Some(SourceUpdate::Error("refused".into())));
+            second.shared.count_stream();
+            second.shared.forget_wrongs();
+            assert!(matches!(second.result().await, Some(SourceUpdate::Targets(..))));
+            // Nobody joins a stream that ends.
+            second.shared.subscribers.lock().is_over = true;
+            assert!(!Arc::ptr_eq(&second.shared, &subscribe(&streams).shared));
+        });
+        run.await.unwrap();
+    }
+}

@@ -46,6 +46,12 @@ enum Health {
 }
 
 impl LoadAssignment {
+    /// With one endpoint.
+    #[cfg(test)]
+    pub(crate) fn at(host: &str, port: u16) -> Self {
+        Self { endpoints: vec![XdsEndpoint { host: host.into(), port, weight: 1, priority: 0 }] }
+    }
+
     /// Reads the assignment of the cluster of that name.
     ///
     /// # Errors

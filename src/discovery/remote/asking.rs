@@ -266,14 +266,7 @@ mod tests {
 
     impl RemoteQuery for Restless {
         fn request(&mut self, _: Option<&str>) -> RemoteRequest {
-            RemoteRequest {
-                method: hyper::Method::GET,
-                target: "/".into(),
-                headers: Vec::new(),
-                body: Zeroizing::default(),
-                reads: RemoteReads::Lines,
-                patience: CONNECTION,
-            }
+            RemoteRequest::get("/".into(), None, RemoteReads::Lines, CONNECTION)
         }
 
         fn take(&mut self, answer: &RemoteAnswer<'_>) -> Result<RemoteProgress, String> {

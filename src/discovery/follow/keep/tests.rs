@@ -5,7 +5,6 @@ use std::path::Path;
 
 use fastrand::Rng;
 use rustls::pki_types::ServerName;
-use zeroize::Zeroizing;
 
 use super::super::DiscoveryServices;
 use super::*;
@@ -25,14 +24,7 @@ struct Silent;
 
 impl RemoteQuery for Silent {
     fn request(&mut self, _: Option<&str>) -> RemoteRequest {
-        RemoteRequest {
-            method: hyper::Method::GET,
-            target: "/".into(),
-            headers: Vec::new(),
-            body: Zeroizing::default(),
-            reads: RemoteReads::Whole,
-            patience: std::time::Duration::from_secs(1),
-        }
+        RemoteRequest::get("/".into(), None, RemoteReads::Whole, std::time::Duration::from_secs(1))
     }
 
     fn take(&mut self, _: &RemoteAnswer<'_>) -> Result<RemoteProgress, String> {
