@@ -26,9 +26,9 @@ use crate::{alarm, clock, sys, tls};
 
 /// An address may take this long to connect while there is another one.
 const CONNECT: Duration = Duration::from_secs(3);
-/// After so much silence the kernel asks whether the server is still there, so often, and so many times: an answer may take for ever,
-/// and a host that lost its power says nothing.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
+/// An answer may take for ever, and a host that lost its power says nothing: it is given up after a minute.
+const PATIENCE: sys::Options =
+    sys::Options { keepalive: Some(Duration::from_secs(30)), user_timeout: Some(Duration::from_secs(60)) };
 /// The longest head of an answer, in bytes. hyper reads bodies into a buffer of the same size.
 const HEAD_MAX: usize = 64 * 1024;
 
@@ -153,8 +153,7 @@ impl<'a> Exchange<'a> {
             };
             match alarm::timeout_at(until, TcpStream::connect(address)).await {
                 Ok(Ok(socket)) => {
-                    let (silence, interval, probes) = KEEPALIVE;
-                    let set = sys::keep_alive(&socket, silence, interval, probes);
+                    let set = PATIENCE.apply(&socket, address.ip());
                     return set.map(|()| socket).map_err(|error| self.failed(error));
                 }
                 Ok(Err(error)) => reason = format!("{address}: {error}"),

@@ -24,7 +24,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags, Shutdown, SocketFlags, SocketType,
     bind, connect, getpeername, getsockname, ipproto, recv, recvmsg, send, shutdown, socket_with,
 };
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
@@ -32,20 +32,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 mod tests;
 
 use super::descriptors::{DescriptorUser, check_headroom, have_room};
+use super::socket_options::Options;
 use super::{PeerProcess, Pipe, is_own, register};
-
-/// Socket options of both legs of a session. Neither is set on loopback addresses, as the kernel knows at once when a
-/// process of this host is gone (docs/DECISIONS.md); a loopback peer of a socket bound to another address gets
-/// keepalive only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Silence after which the kernel probes the peer; `None` sends no keepalives.
-    pub keepalive: Option<Duration>,
-    /// How long sent data may stay unacknowledged, or unsendable because the peer does not read, before the kernel
-    /// drops the connection (TCP_USER_TIMEOUT); `None` leaves it to retransmission, about 15 minutes. Keepalive does
-    /// not run while data is in flight, hence both.
-    pub user_timeout: Option<Duration>,
-}
 
 /// The address of an upstream, and how to connect to it.
 #[derive(Debug, Clone, Copy)]
@@ -451,55 +439,6 @@ fn begin_connecting(target: ConnectTarget, options: &Options) -> io::Result<Owne
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error.into()),
     }
-}
-
-impl Options {
-    /// Only what every socket has (TCP_NODELAY).
-    pub const NONE: Self = Self { keepalive: None, user_timeout: None };
-
-    /// `towards`: the peer's address, or a listening socket's own, whose accepted sockets inherit its options.
-    pub(super) fn apply(&self, socket: &impl AsFd, towards: IpAddr) -> io::Result<()> {
-        let socket = SockRef::from(socket);
-        // A relay must not add Nagle's delay to what an application sends now.
-        socket.set_tcp_nodelay(true)?;
-        if towards.is_loopback() {
-            return Ok(());
-        }
-        if let Some(silence) = self.keepalive {
-            socket.set_tcp_keepalive(
-                &TcpKeepalive::new().with_time(silence).with_interval(PROBE_INTERVAL).with_retries(PROBES),
-            )?;
-        }
-        if self.user_timeout.is_some() {
-            socket.set_tcp_user_timeout(self.user_timeout)?;
-        }
-        Ok(())
-    }
-
-    /// Unsets the inherited user timeout on an accepted socket whose peer is on loopback.
-    pub(super) fn reset_loopback(accepted: &impl AsFd) -> io::Result<()> {
-        SockRef::from(accepted).set_tcp_user_timeout(None)
-    }
-}
-
-/// The time between keepalive probes, and how many may stay unanswered. Without a user timeout, which overrides the
-/// count, a dead peer is detected 45 s after the silence; Linux's own defaults take 11 minutes.
-const PROBE_INTERVAL: Duration = Duration::from_secs(15);
-const PROBES: u32 = 3;
-
-/// Has the kernel probe the peer after that much silence, at that interval, and drop the connection after so many probes without an
-/// answer, or where data is not acknowledged for as long: for a connection of our own on which the other side may be silent for long. Harmless towards loopback.
-pub(crate) fn keep_alive(
-    socket: &impl AsFd,
-    silence: Duration,
-    interval: Duration,
-    probes: u32,
-) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new().with_time(silence).with_interval(interval).with_retries(probes);
-    let socket = SockRef::from(socket);
-    socket.set_tcp_keepalive(&keepalive)?;
-    // Where something is unacknowledged, that is sent again instead of probes, for a quarter of an hour by default (tcp(7)).
-    socket.set_tcp_user_timeout(Some(silence + interval * probes))
 }
 
 impl AsFd for Socket {

@@ -76,15 +76,3 @@ fn a_peer_with_an_address_of_ours_is_on_this_host() {
         assert_eq!(from(&own.to_string()), None, "{own}");
     }
 }
-
-#[test]
-fn a_connection_of_our_own_is_probed_where_the_other_side_is_silent() {
-    let listening = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let socket = std::net::TcpStream::connect(listening.local_addr().unwrap()).unwrap();
-    keep_alive(&socket, Duration::from_secs(30), Duration::from_secs(10), 3).unwrap();
-    let socket = SockRef::from(&socket);
-    assert!(socket.keepalive().unwrap());
-    let set = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
-    assert_eq!(set, (Duration::from_secs(30), Duration::from_secs(10)));
-    assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
-}
